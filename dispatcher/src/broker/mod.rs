@@ -1,0 +1,191 @@
+//! The broker seam: what the dispatcher needs of a message broker, and nothing more.
+//!
+//! Two implementations share one conformance suite: [`amqp`] (RabbitMQ 3.10 to 4.x) and [`embedded`] (one SQLite file).
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, watch};
+use weft_schemas::{FunctionName, Message};
+
+/// What must exist at the broker for a set of functions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topology {
+    /// Prefix of every name; default `weft`.
+    pub prefix: String,
+    pub functions: Vec<FunctionQueue>,
+}
+
+/// One function's queue and what feeds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FunctionQueue {
+    pub function: FunctionName,
+    /// The exchange that feeds it; `None`: `<prefix>.events`.
+    pub source: Option<String>,
+    /// Topic patterns.
+    pub patterns: Vec<String>,
+}
+
+/// Every broker name of an installation, in one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    prefix: String,
+}
+
+impl Names {
+    pub fn new(prefix: impl Into<String>) -> Self {
+        Self { prefix: prefix.into() }
+    }
+    /// The topic exchange that users publish to.
+    pub fn events(&self) -> String {
+        format!("{}.events", self.prefix)
+    }
+    /// Where events go that no function is bound to: a fanout exchange and the queue behind it.
+    pub fn unrouted(&self) -> String {
+        format!("{}.unrouted", self.prefix)
+    }
+    /// The broker's own crash net: a fanout exchange and the queue behind it.
+    pub fn crashed(&self) -> String {
+        format!("{}.crashed", self.prefix)
+    }
+    /// A function's work queue.
+    pub fn function(&self, function: &FunctionName) -> String {
+        format!("{}.fn.{function}", self.prefix)
+    }
+    /// A function's dead-letter queue.
+    pub fn dlq(&self, function: &FunctionName) -> String {
+        format!("{}.dlq.{function}", self.prefix)
+    }
+}
+
+/// A delivery's name. Good only for the connection generation that it came on: a settle of an older one is dropped
+/// here and never sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeliveryId {
+    pub generation: u64,
+    pub tag: u64,
+}
+
+/// A message handed to us and not yet acked.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    pub id: DeliveryId,
+    pub redelivered: bool,
+    pub message: Message,
+}
+
+/// A function's consumer, kept alive across reconnects by the broker implementation.
+pub struct Subscription {
+    /// Holds at most the prefetch. Ends only after [`Acks::stop`] or when the broker is closed.
+    pub deliveries: mpsc::Receiver<Delivery>,
+    pub acks: Acks,
+}
+
+/// What a consumer's owner tells it. Clones share the consumer.
+#[derive(Debug, Clone)]
+pub struct Acks {
+    commands: mpsc::UnboundedSender<AckCommand>,
+}
+
+/// The commands behind [`Acks`], for implementations.
+#[derive(Debug)]
+pub enum AckCommand {
+    Ack(Vec<DeliveryId>),
+    Requeue(Vec<DeliveryId>),
+    /// Stop consuming; what was delivered stays ours to settle.
+    Stop,
+    /// Answers when every earlier command has been written out.
+    Flush(tokio::sync::oneshot::Sender<()>),
+}
+
+impl Acks {
+    /// The pair for an implementation. Unbounded because at most the prefetch is unsettled, so at most that many
+    /// commands (and a stop) can be under way.
+    pub fn channel() -> (Self, mpsc::UnboundedReceiver<AckCommand>) {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        (Self { commands }, receiver)
+    }
+    /// Settles for good. Coalesced; never blocks. Unknown, repeated and stale ids are ignored.
+    pub fn ack(&self, ids: Vec<DeliveryId>) {
+        self.send(AckCommand::Ack(ids));
+    }
+    /// Hands back to the queue.
+    pub fn requeue(&self, ids: Vec<DeliveryId>) {
+        self.send(AckCommand::Requeue(ids));
+    }
+    /// Stops consuming; deliveries end once what the broker has already sent is out.
+    pub fn stop(&self) {
+        self.send(AckCommand::Stop);
+    }
+    /// Returns when all commands so far are written out, or at once when the consumer is gone.
+    pub async fn flush(&self) {
+        let (done, wait) = tokio::sync::oneshot::channel();
+        self.send(AckCommand::Flush(done));
+        let _ = wait.await;
+    }
+    fn send(&self, command: AckCommand) {
+        // A closed channel means that the consumer is gone: its deliveries will come again.
+        let _ = self.commands.send(command);
+    }
+}
+
+/// Why a message was not published.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// No queue takes it (exchange missing, or mandatory and unroutable).
+    #[error("no queue takes it: {detail}")]
+    Unroutable { detail: String },
+    /// The broker said no (queue full, internal fault).
+    #[error("the broker refused it")]
+    Nacked,
+    /// No confirm in time. It may or may not have arrived.
+    #[error("no confirm within {}s", .after.as_secs())]
+    Unconfirmed { after: Duration },
+    /// No connection. It may or may not have arrived.
+    #[error("no connection to the broker: {detail}")]
+    Disconnected { detail: String },
+}
+
+/// How the broker's connections are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    Connected,
+    /// A memory or disk alarm: the broker takes no publishes.
+    Blocked { reason: String },
+    Disconnected { reason: String },
+}
+
+/// What can go wrong when starting with a broker. Texts never hold a password.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    #[error("reach the broker at {address}")]
+    Unavailable { address: String, #[source] source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("log in to the broker at {address}: it refused the user, the password or the virtual host")]
+    Refused { address: String, #[source] source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("understand the broker address {address}: {problem}")]
+    Address { address: String, problem: String },
+    /// Something of this name exists with other arguments. `hint` says what to do.
+    #[error("declare {what}: it exists with other arguments ({detail}); {hint}")]
+    Mismatch { what: String, detail: String, hint: String },
+    #[error("{doing}")]
+    Protocol { doing: String, #[source] source: Box<dyn std::error::Error + Send + Sync> },
+}
+
+/// A message broker.
+#[async_trait]
+pub trait Broker: Send + Sync {
+    /// Address without credentials.
+    fn address(&self) -> &str;
+    /// Declares the topology on a throw-away channel and verifies it. Safe to repeat.
+    async fn declare(&self, topology: &Topology) -> Result<(), BrokerError>;
+    /// Starts consuming a queue; reconnects and resubscribes by itself until stopped. `prefetch` is 1 to 2,000.
+    async fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Subscription, BrokerError>;
+    /// Publishes with confirms and `mandatory`, persistent. One answer for each message, in order. Bounded in time.
+    async fn publish(&self, messages: &[Message]) -> Vec<Result<(), PublishError>>;
+    /// Ready messages in a queue; `None` when that cannot be known now.
+    async fn depth(&self, queue: &str) -> Option<u64>;
+    /// Follows the connections' state.
+    fn health(&self) -> watch::Receiver<Health>;
+    /// Closes the connections after what was acked is written out. Bounded in time.
+    async fn close(&self);
+}

@@ -1,0 +1,255 @@
+//! The interface of a ledger, which both implementations and one conformance suite share.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use weft_schemas::{
+    Attempt, DeadLetter, DeadLetterId, Digest, Epoch, ErrorInfo, Fence, FunctionName, Key, Message, NodeName, Reason,
+};
+
+use crate::Error;
+
+/// Who claims: a node and its incarnation. Claims of an older incarnation of the same node are lapsed at once.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Owner {
+    pub node: NodeName,
+    pub incarnation: i64,
+}
+
+/// One event that asks for the right to run.
+#[derive(Debug, Clone)]
+pub struct ClaimRequest {
+    pub key: Key,
+    pub digest: Digest,
+    /// The fence that a retry message carries: proves that it is the retry which a `waiting` row stands for, so that
+    /// it may run even if the database clock says that it is early.
+    pub resume: Option<Fence>,
+}
+
+/// The ledger's answer to a claim.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// Run it, with this right.
+    Run(Claim),
+    /// It has succeeded before; here is the result.
+    Replay { result: Bytes, epoch: Epoch },
+    /// Another live owner holds it, or its row cannot be seen yet. Ask again after `retry_in`.
+    Busy { retry_in: Duration },
+    /// It waits for a retry, which the outbox holds: this copy is superfluous.
+    Deferred { due_in: Duration },
+    /// The key is known with another payload. The row is untouched.
+    Mismatch,
+    /// It was given up; the dead letter holds it.
+    Dead,
+}
+
+/// The right to run an invocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    pub fence: Fence,
+    /// From 1 in each epoch; this claim is counted.
+    pub attempt: Attempt,
+    /// Attempts of this epoch that killed their worker.
+    pub crashes: u32,
+    pub epoch: Epoch,
+    /// When the key was first seen in this epoch, by the database clock.
+    pub first_seen_at: Timestamp,
+}
+
+/// A message that leaves once the transaction that wrote it has committed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutboxMessage {
+    pub kind: OutboxKind,
+    /// From now, by the database clock.
+    pub due_in: Duration,
+    /// Where and what to publish.
+    pub message: Message,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutboxKind {
+    Retry,
+    DeadLetter,
+    Emit,
+    Reply,
+    Redrive,
+}
+
+/// One claimed invocation's end of attempt. Refused unless `fence` is current and the state is `claimed`.
+#[derive(Debug, Clone)]
+pub struct Settle {
+    pub key: Key,
+    pub fence: Fence,
+    pub to: Settlement,
+}
+
+#[derive(Debug, Clone)]
+pub enum Settlement {
+    /// `succeeded`; the result is kept for `keep` from now. `outbox` holds emitted events and a reply.
+    Succeeded { result: Bytes, keep: Duration, outbox: Vec<OutboxMessage> },
+    /// `waiting`, with the retry in the outbox (its `due_in` is the wait).
+    Waiting { error: ErrorInfo, crashed: bool, retry: OutboxMessage },
+    /// `dead`, with the dead letter in the ledger and its copy for the dead-letter queue in the outbox.
+    Dead { letter: Box<DeadLetter>, copy: OutboxMessage },
+    /// Handed back unstarted: `waiting`, due now, this claim's attempt not counted. The broker still holds the event.
+    Released,
+}
+
+/// What became of one [`Settle`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    Done,
+    /// Zero rows: the fence is stale or the state is no longer `claimed`. Nothing was written for it.
+    AuthorityLost,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct OutboxId(pub i64);
+
+/// An outbox row that is due.
+#[derive(Debug, Clone)]
+pub struct Due {
+    pub id: OutboxId,
+    pub kind: OutboxKind,
+    pub message: Message,
+    /// How often publishing it has failed.
+    pub tries: u32,
+}
+
+/// Rows taken for publishing. Dropping it unfinished gives them back untouched (they may be published again).
+#[async_trait]
+pub trait DueBatch: Send {
+    fn rows(&self) -> &[Due];
+    /// Deletes what was published; counts a failed try and sets a later due time for the rest that is named.
+    async fn finish(self: Box<Self>, published: &[OutboxId], failed: &[(OutboxId, Duration, String)]) -> Result<(), Error>;
+}
+
+/// Where an invocation stands. `Waiting` and `Claimed` never expire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Claimed,
+    Waiting,
+    Succeeded,
+    Dead,
+}
+
+/// An invocation as `weft invocations` shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct InvocationRecord {
+    pub function: FunctionName,
+    pub key: Key,
+    pub state: State,
+    pub attempt: Attempt,
+    pub crashes: u32,
+    pub fence: Fence,
+    pub epoch: Epoch,
+    /// `node/incarnation` of the last claim.
+    pub owner: Option<String>,
+    pub error: Option<ErrorInfo>,
+    /// The stored result, JSON text.
+    pub result: Option<String>,
+    pub first_seen_at: Timestamp,
+    pub updated_at: Timestamp,
+    pub due_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Which invocations to list, newest change first.
+#[derive(Debug, Clone, Default)]
+pub struct InvocationQuery {
+    pub function: Option<FunctionName>,
+    pub key: Option<Key>,
+    pub state: Option<State>,
+    /// Only what changed after this; for following.
+    pub changed_after: Option<Timestamp>,
+    /// At most this many; 0 means 100.
+    pub limit: u32,
+}
+
+/// A dead letter as the ledger holds it.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeadLetterRecord {
+    pub letter: DeadLetter,
+    /// How often the same thing was buried (a malformed message may arrive twice).
+    pub arrivals: u64,
+    pub redriven_at: Option<Timestamp>,
+    pub redriven_by: Option<String>,
+}
+
+/// Which dead letters to list, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct DeadLetterQuery {
+    pub id: Option<DeadLetterId>,
+    pub function: Option<FunctionName>,
+    pub reason: Option<Reason>,
+    /// Also those that were redriven.
+    pub include_redriven: bool,
+    /// At most this many; 0 means 100.
+    pub limit: u32,
+}
+
+/// What a redrive did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Redriven {
+    Done,
+    /// It was redriven before; nothing was written.
+    Already,
+    NotFound,
+}
+
+/// A dispatcher's hold on its node name. The name is proven free by a lock that dies with the process.
+#[async_trait]
+pub trait NodeSession: Send + Sync {
+    fn owner(&self) -> &Owner;
+    /// Extends the lease of every claim of this owner by the ledger's lease length, in one statement.
+    /// `false`: this incarnation has been superseded or the lock was lost to another: cancel every run.
+    async fn renew(&self) -> Result<bool, Error>;
+    /// Gives the lease up at once, so that another node may take over what is still claimed.
+    async fn leave(&self) -> Result<(), Error>;
+}
+
+/// The ledger. All times are the database clock's. Every method may be repeated safely after an error.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// Address without credentials, for messages.
+    fn address(&self) -> &str;
+    /// Creates or upgrades the tables. Returns the versions applied. Safe to run from several processes at once.
+    async fn migrate(&self) -> Result<Vec<i64>, Error>;
+    /// `Ok` when the tables are of exactly the version that this program knows.
+    async fn check(&self) -> Result<(), Error>;
+    /// One cheap round trip.
+    async fn ping(&self) -> Result<(), Error>;
+
+    /// Takes the node's name and raises its incarnation, which frees what its predecessor had claimed.
+    async fn enter(&self, node: &NodeName, lease: Duration) -> Result<Box<dyn NodeSession>, Error>;
+
+    /// Claims a batch for one function: one statement. Verdicts are in the order of the requests.
+    /// Keys in a batch must be distinct. At most 1,000 requests.
+    async fn claim(&self, owner: &Owner, function: &FunctionName, requests: &[ClaimRequest]) -> Result<Vec<Verdict>, Error>;
+    /// Settles a batch for one function: one durable transaction. Answers are in the order of the settles.
+    async fn settle(&self, function: &FunctionName, settles: &[Settle]) -> Result<Vec<Settled>, Error>;
+    /// Buries messages that never became invocations, with their copies for the dead-letter queue. The same letter
+    /// twice counts an arrival and sends no second copy.
+    async fn bury(&self, letters: &[(DeadLetter, OutboxMessage)]) -> Result<(), Error>;
+
+    /// Takes up to `limit` due rows, oldest first. Rows taken by another relay are skipped.
+    async fn due(&self, limit: u32) -> Result<Box<dyn DueBatch>, Error>;
+    /// How long until the next row is due (zero if one is); `None` when the outbox is empty.
+    async fn next_due(&self) -> Result<Option<Duration>, Error>;
+
+    async fn invocations(&self, query: &InvocationQuery) -> Result<Vec<InvocationRecord>, Error>;
+    /// Counts by function and state.
+    async fn totals(&self) -> Result<Vec<(FunctionName, State, u64)>, Error>;
+    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterRecord>, Error>;
+    /// Sets a dead letter's invocation to `waiting` (epoch + 1, attempts from 0) and puts `message` in the outbox, in
+    /// one transaction; for a letter without an invocation only the outbox row is written.
+    async fn redrive(&self, id: &DeadLetterId, by: &str, message: OutboxMessage) -> Result<Redriven, Error>;
+
+    /// Deletes up to `limit` expired rows; returns how many. Never touches claimed, waiting or dead rows.
+    async fn sweep(&self, limit: u32) -> Result<u64, Error>;
+}

@@ -1,0 +1,85 @@
+//! Frames between a dispatcher and its worker: MessagePack with named fields behind a 4-byte big-endian length.
+//!
+//! Named fields let the two ends differ in version: an unknown field is ignored, a missing optional one defaulted.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{Attempt, Epoch, Event, Fence, FunctionName, Key, Outcome, TraceContext};
+
+/// Names an invocation on one link; chosen by the dispatcher, never reused on that link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct InvocationId(pub u64);
+
+/// Dispatcher to worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// First frame on a link: what this worker is and which services its handlers may use.
+    Start(Start),
+    Invoke(Box<Invoke>),
+    /// Stop this attempt: its right to run is lost, or its deadline has passed.
+    Cancel { id: InvocationId },
+    /// No further `Invoke` follows. Finish what runs, flush, exit with 0.
+    Drain,
+}
+
+/// Worker to dispatcher.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToDispatcher {
+    /// The program is up: the names of the handlers that it registers.
+    Ready { handlers: Vec<String> },
+    /// The program cannot start; it exits after this.
+    StartFailed { message: String },
+    Outcome {
+        id: InvocationId,
+        outcome: Outcome,
+        /// Events that leave with the settle. Empty when the outcome is no success (and for `Committed`, whose
+        /// transaction has written them already).
+        #[serde(default)]
+        emits: Vec<Event>,
+    },
+    /// Finished spans: one OTLP `ExportTraceServiceRequest` in protobuf, for the dispatcher to forward.
+    Spans(Bytes),
+}
+
+/// What a worker learns at start. Its `Debug` form hides the addresses, which may carry passwords.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    pub function: FunctionName,
+    /// Names this worker in logs and spans, such as `create-order-7`.
+    pub worker: String,
+    /// Where `ctx.transaction()` connects: `postgres://…` or `sqlite://path`. Nothing connects before it is used.
+    pub ledger_url: String,
+    /// Where `ctx.state()` connects: `redis://…` or `sqlite://path`.
+    pub state_url: String,
+    /// Prefix of every broker name and every state key of this installation.
+    pub prefix: String,
+    /// Whether finished spans are wanted.
+    pub spans: bool,
+}
+
+impl fmt::Debug for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Start").field("function", &self.function).field("worker", &self.worker).finish_non_exhaustive()
+    }
+}
+
+/// One attempt to run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Invoke {
+    pub id: InvocationId,
+    pub handler: String,
+    pub key: Key,
+    pub fence: Fence,
+    pub epoch: Epoch,
+    pub attempt: Attempt,
+    /// Time left until the deadline when the frame was written.
+    pub remaining_ms: u64,
+    /// How long a success is remembered; what the worker's own settle writes as the expiry.
+    pub keep_ms: u64,
+    pub event: Event,
+    #[serde(default)]
+    pub trace: Option<TraceContext>,
+}

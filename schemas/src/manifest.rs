@@ -1,0 +1,114 @@
+//! The function manifest, `weft.toml`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::FunctionName;
+
+/// A checked `weft.toml`: every value is within its range, every default filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Manifest {
+    /// The folder that relative paths in the manifest start from: that of the manifest itself.
+    pub root: PathBuf,
+    pub functions: BTreeMap<FunctionName, Function>,
+}
+
+/// One `[functions.NAME]` table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Function {
+    pub name: FunctionName,
+    /// Program and arguments. A program with a `/` is taken relative to the manifest's folder, else looked up in PATH.
+    pub command: Vec<String>,
+    /// The registered handler to call; default: the function's name.
+    pub handler: String,
+    /// Topic patterns (`*` one word, `#` any number of words) of the event types it runs on. At least one.
+    pub events: Vec<String>,
+    /// The exchange that feeds it; default `<prefix>.events`.
+    pub source: Option<String>,
+    /// The text of the JSON Schema that event data must satisfy, read and checked at load, with its path.
+    pub schema: Option<Schema>,
+    /// 100 ms to 15 min; default 30 s.
+    pub timeout: Duration,
+    /// Bytes; 16 MiB to 64 GiB; default 256 MiB.
+    pub memory_bytes: u64,
+    /// Concurrent invocations in one worker; 1 to 1000; default 16.
+    pub slots: u32,
+    pub concurrency: Concurrency,
+    /// How long an idle worker is kept; 0 s to 24 h; default 5 min.
+    pub keep_alive: Duration,
+    pub retry: Retry,
+    pub idempotency: Idempotency,
+    /// Environment of the worker. `${NAME}` takes the value from the dispatcher's own environment at start.
+    pub env: BTreeMap<String, String>,
+    /// Largest accepted event body in bytes; 1 KiB to 16 MiB; default 1 MiB.
+    pub max_event_bytes: u64,
+}
+
+/// A JSON Schema file named by a function.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schema {
+    pub path: PathBuf,
+    pub document: serde_json::Value,
+}
+
+/// `concurrency = { reserved = 200, provisioned = 1 }`, in invocations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Concurrency {
+    /// At most this many invocations at once; `None`: bounded by the node only.
+    pub reserved: Option<u32>,
+    /// Always room for this many, warm; default 0.
+    pub provisioned: u32,
+}
+
+/// `retry = { attempts = 3, … }`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Retry {
+    /// 1 to 100; default 3.
+    pub attempts: u32,
+    /// How many attempts may kill their worker; 1 to 20; default 3.
+    pub crashes: u32,
+    /// Counted from when the event was first seen; 1 s to 14 d; default 6 h.
+    pub max_age: Duration,
+    pub backoff: Backoff,
+}
+
+/// `backoff = { first = "1s", factor = 2.0, max = "15m", jitter = 0.2 }`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Backoff {
+    /// Wait before the second attempt; 1 ms to 1 h; default 1 s.
+    pub first: Duration,
+    /// 1.0 to 10.0; default 2.0.
+    pub factor: f64,
+    /// 1 ms to 24 h, not below `first`; default 15 min.
+    pub max: Duration,
+    /// Share of the wait that is random, 0.0 to 1.0; default 0.2 (the wait is within ±20 %).
+    pub jitter: f64,
+}
+
+/// `idempotency = { key = "/data/order_id", keep = "7d" }`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    /// JSON Pointer (RFC 6901) into the event in structured form, such as `/data/order_id`; default: source and id.
+    pub key: Option<String>,
+    /// How long a success is remembered, from when it is settled; 1 min to 365 d; default 7 d.
+    pub keep: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(1), factor: 2.0, max: Duration::from_secs(15 * 60), jitter: 0.2 }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts: 3, crashes: 3, max_age: Duration::from_secs(6 * 3600), backoff: Backoff::default() }
+    }
+}
+
+impl Default for Idempotency {
+    fn default() -> Self {
+        Self { key: None, keep: Duration::from_secs(7 * 24 * 3600) }
+    }
+}
