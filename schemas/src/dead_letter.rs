@@ -1,15 +1,17 @@
 //! A dead letter: an event that Weft gave up on, with its original message untouched and the reason.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{Attempt, Digest, Epoch, ErrorInfo, FunctionName, Key, Message};
+use crate::{Attempt, Digest, Epoch, ErrorInfo, FunctionName, HeaderValue, Key, Message, requeue};
 
 /// Why an event was given up. The text form is what headers, SQL, metrics and the command line show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[derive(schemars::JsonSchema)]
 pub enum Reason {
     /// The message cannot be read as an event.
     Undecodable,
@@ -36,8 +38,16 @@ pub enum Reason {
 impl Reason {
     /// Every reason, for tables and round-trip tests.
     pub const ALL: [Self; 10] = [
-        Self::Undecodable, Self::Schema, Self::NoKey, Self::TooLarge, Self::TooOld,
-        Self::Mismatch, Self::Terminal, Self::Exhausted, Self::TimedOut, Self::Crashed,
+        Self::Undecodable,
+        Self::Schema,
+        Self::NoKey,
+        Self::TooLarge,
+        Self::TooOld,
+        Self::Mismatch,
+        Self::Terminal,
+        Self::Exhausted,
+        Self::TimedOut,
+        Self::Crashed,
     ];
 
     /// The stable text form.
@@ -76,19 +86,29 @@ impl DeadLetterId {
     /// The id for an invocation that died in an epoch.
     pub fn of_invocation(function: &FunctionName, key: &Key, epoch: Epoch) -> Self {
         Self::from_digest(Digest::of(&[
-            b"invocation", function.as_str().as_bytes(), key.as_str().as_bytes(), &epoch.0.to_be_bytes(),
+            b"invocation",
+            function.as_str().as_bytes(),
+            key.as_str().as_bytes(),
+            &epoch.0.to_be_bytes(),
         ]))
     }
 
-    /// The id for a message that never became an invocation: the same bytes, message id and reason are one dead letter.
+    /// The id for a message that never became an invocation: the same bytes, message id and reason are one dead letter,
+    /// and another one after each redrive.
     pub fn of_message(function: &FunctionName, reason: Reason, message: &Message) -> Self {
+        let (_, routing_key) = message.origin();
         Self::from_digest(Digest::of(&[
             b"message",
             function.as_str().as_bytes(),
             reason.as_str().as_bytes(),
-            message.routing_key.as_bytes(),
+            &requeue::epoch(message).0.to_be_bytes(),
+            routing_key.as_bytes(),
             message.properties.message_id.as_deref().unwrap_or_default().as_bytes(),
-            message.header("cloudEvents_id").or_else(|| message.header("cloudEvents:id")).unwrap_or_default().as_bytes(),
+            message
+                .header("cloudEvents_id")
+                .or_else(|| message.header("cloudEvents:id"))
+                .unwrap_or_default()
+                .as_bytes(),
             &message.body,
         ]))
     }
@@ -121,4 +141,97 @@ pub struct DeadLetter {
     pub trace_id: Option<String>,
     /// The original message, as it arrived.
     pub message: Message,
+}
+
+/// Why a message is no dead letter of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("read the dead letter: header {header} {problem}")]
+pub struct NoDeadLetter {
+    header: &'static str,
+    problem: &'static str,
+}
+
+impl DeadLetter {
+    /// The copy for the dead-letter queue: the original message with `weft-*` headers that tell what became of it,
+    /// addressed to `<prefix>.dlq.<function>` by the default exchange.
+    ///
+    /// The body, the other headers and the properties stay as they were, but for what the broker would act upon:
+    /// its own headers are dropped, and `expiration` (the copy would be thrown away when it passes) and `user_id` (the
+    /// broker closes the channel of anybody but that user) are kept as headers.
+    pub fn to_message(&self, prefix: &str) -> Message {
+        let mut message = requeue::requeued(&self.message, format!("{prefix}.dlq.{}", self.function));
+        message.headers.append(&mut self.headers());
+        message
+    }
+
+    /// The headers of ours on a dead letter, apart from those that every requeued message has.
+    fn headers(&self) -> BTreeMap<String, HeaderValue> {
+        let text = |value: &str| Some(HeaderValue::from(value));
+        let number = |value: u32| Some(HeaderValue::I64(value.into()));
+        [
+            (header::ID, text(&self.id.0)),
+            (header::FUNCTION, text(self.function.as_str())),
+            (header::KEY, self.key.as_ref().and_then(|key| text(key.as_str()))),
+            (header::EPOCH, number(self.epoch.0)),
+            (header::REASON, text(self.reason.as_str())),
+            (header::ERROR_TYPE, text(&self.error.kind)),
+            (header::ERROR_MESSAGE, text(&self.error.message)),
+            (header::ATTEMPTS, number(self.attempts.0)),
+            (header::FIRST_AT, text(&self.first_at.to_string())),
+            (header::LAST_AT, text(&self.last_at.to_string())),
+            (header::TRACE_ID, self.trace_id.as_deref().and_then(text)),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| value.map(|value| (name.to_owned(), value)))
+        .collect()
+    }
+
+    /// Reads a dead letter from its queue. Its message is the original one, where it was first published to.
+    ///
+    /// # Errors
+    /// A header of ours is missing or cannot be read: the message was not written by [`Self::to_message`].
+    pub fn from_message(message: &Message) -> Result<Self, NoDeadLetter> {
+        let text = |header| message.header(header).ok_or(NoDeadLetter { header, problem: "is missing" });
+        let number = |header| {
+            let value = message.headers.get(header).and_then(HeaderValue::as_i64);
+            value.and_then(|value| u32::try_from(value).ok()).ok_or(NoDeadLetter { header, problem: "is no count" })
+        };
+        let time = |header| text(header)?.parse().map_err(|_| NoDeadLetter { header, problem: "is no time" });
+        let key = message.header(header::KEY).map(Key::new).transpose();
+        Ok(Self {
+            id: DeadLetterId(text(header::ID)?.to_owned()),
+            function: FunctionName::new(text(header::FUNCTION)?)
+                .map_err(|_| NoDeadLetter { header: header::FUNCTION, problem: "is no function name" })?,
+            key: key.map_err(|_| NoDeadLetter { header: header::KEY, problem: "is no key" })?,
+            epoch: Epoch(number(header::EPOCH)?),
+            reason: Reason::parse(text(header::REASON)?)
+                .ok_or(NoDeadLetter { header: header::REASON, problem: "is no reason that is known" })?,
+            error: ErrorInfo::new(text(header::ERROR_TYPE)?, text(header::ERROR_MESSAGE)?),
+            attempts: Attempt(number(header::ATTEMPTS)?),
+            first_at: time(header::FIRST_AT)?,
+            last_at: time(header::LAST_AT)?,
+            trace_id: message.header(header::TRACE_ID).map(str::to_owned),
+            message: requeue::original(message),
+        })
+    }
+}
+
+/// The headers of a dead letter.
+pub mod header {
+    pub const ID: &str = "weft-id";
+    pub const FUNCTION: &str = crate::requeue::FUNCTION_HEADER;
+    /// Absent when the event died before its key was known.
+    pub const KEY: &str = "weft-key";
+    pub const EPOCH: &str = crate::requeue::EPOCH_HEADER;
+    /// One of [`super::Reason`].
+    pub const REASON: &str = "weft-reason";
+    pub const ERROR_TYPE: &str = "weft-error-type";
+    pub const ERROR_MESSAGE: &str = "weft-error-message";
+    pub const ATTEMPTS: &str = "weft-attempts";
+    /// RFC 3339, in UTC.
+    pub const FIRST_AT: &str = "weft-first-at";
+    /// RFC 3339, in UTC.
+    pub const LAST_AT: &str = "weft-last-at";
+    /// 32 hexadecimal digits; absent when the event was not traced.
+    pub const TRACE_ID: &str = "weft-trace-id";
 }

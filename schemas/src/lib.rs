@@ -10,6 +10,8 @@ pub mod manifest;
 pub mod message;
 pub mod name;
 pub mod outcome;
+pub mod requeue;
+pub mod topic;
 pub mod trace;
 
 pub use dead_letter::{DeadLetter, DeadLetterId, Reason};

@@ -7,6 +7,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::TraceContext;
+use crate::requeue::{EXCHANGE_HEADER, ROUTING_KEY_HEADER};
+
+const TRACEPARENT: &str = "traceparent";
+const TRACESTATE: &str = "tracestate";
+
 /// A header's value, one variant for each AMQP 0-9-1 field type.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum HeaderValue {
@@ -21,7 +27,10 @@ pub enum HeaderValue {
     I64(i64),
     F32(f32),
     F64(f64),
-    Decimal { scale: u8, value: u32 },
+    Decimal {
+        scale: u8,
+        value: u32,
+    },
     /// A long string that is valid UTF-8.
     Text(String),
     /// A long string that is not valid UTF-8 (AMQP 0-9-1 does not say which encoding a long string has).
@@ -124,5 +133,32 @@ impl Message {
     /// The text of a header, or `None` when it is absent or no text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(HeaderValue::as_str)
+    }
+
+    /// Where the message was first published to: the exchange and the routing key. Those of a message that Weft has
+    /// queued again are in its headers, because it comes by the default exchange then.
+    pub fn origin(&self) -> (&str, &str) {
+        match (self.header(EXCHANGE_HEADER), self.header(ROUTING_KEY_HEADER)) {
+            (Some(exchange), Some(routing_key)) => (exchange, routing_key),
+            _ => (&self.exchange, &self.routing_key),
+        }
+    }
+
+    /// The trace that the message belongs to: plain `traceparent`/`tracestate` headers, else CloudEvents' extension of
+    /// the same names. `None` when there is none, or one that is not in the W3C form.
+    pub fn trace_context(&self) -> Option<TraceContext> {
+        ["", "cloudEvents_", "cloudEvents:"].into_iter().find_map(|prefix| {
+            let traceparent = self.header(&format!("{prefix}{TRACEPARENT}"))?;
+            TraceContext::parse(traceparent, self.header(&format!("{prefix}{TRACESTATE}")))
+        })
+    }
+
+    /// Sets the plain trace headers; an absent `tracestate` takes an old one away.
+    pub fn set_trace_context(&mut self, trace: &TraceContext) {
+        self.headers.insert(TRACEPARENT.to_owned(), HeaderValue::from(trace.traceparent.as_str()));
+        match &trace.tracestate {
+            Some(tracestate) => self.headers.insert(TRACESTATE.to_owned(), HeaderValue::from(tracestate.as_str())),
+            None => self.headers.remove(TRACESTATE),
+        };
     }
 }
