@@ -1,0 +1,223 @@
+//! Both directions of a link: frames in as [`FromWorker`], frames out from a queue. Many frames per system call.
+
+use std::fmt::Display;
+use std::io;
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot};
+use weft_schemas::frame::{ToDispatcher, ToWorker};
+use weft_schemas::{ErrorInfo, Outcome};
+
+use super::{FromWorker, WorkerId};
+
+/// The largest accepted frame body.
+const MAX_FRAME_BYTES: usize = 32 * 1024 * 1024;
+/// The length before each body.
+const HEAD_BYTES: usize = 4;
+/// Free space that a read is offered, and the size at which a batch of frames is written.
+const BATCH_BYTES: usize = 64 * 1024;
+/// What an empty buffer may keep of a past large frame.
+const KEEP_BYTES: usize = 1024 * 1024;
+/// Frames taken from the queue at once.
+const BATCH_FRAMES: usize = 256;
+
+/// What ended a reader, and what it had seen until then.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) ready: bool,
+    pub(super) end: End,
+}
+
+#[derive(Debug)]
+pub(super) enum End {
+    /// The worker's end is closed, and everything written to it was delivered. A frame cut short by that is no fault:
+    /// it was being written when the process died.
+    Closed,
+    /// The worker said that it cannot start.
+    StartFailed(String),
+    /// It sent what is no frame.
+    Protocol(String),
+    /// Nobody receives events any more.
+    Unheard,
+}
+
+/// Delivers frames until the link ends. `ready` is resolved when the worker first says so.
+pub(super) async fn read(
+    mut link: OwnedReadHalf,
+    id: WorkerId,
+    launched: Instant,
+    events: mpsc::Sender<(WorkerId, FromWorker)>,
+    ready: oneshot::Sender<()>,
+) -> Read {
+    let mut buffer = BytesMut::new();
+    let mut ready = Some(ready);
+    let end = loop {
+        match next_frame(&mut buffer) {
+            Ok(Some(frame)) => {
+                let said = match frame {
+                    ToDispatcher::Ready { handlers } => {
+                        let Some(ready) = ready.take() else { break End::Protocol("it was ready twice".into()) };
+                        // The supervisor may be past waiting.
+                        let _ = ready.send(());
+                        FromWorker::Ready { handlers, init: launched.elapsed() }
+                    }
+                    ToDispatcher::StartFailed { message } => break End::StartFailed(message),
+                    ToDispatcher::Outcome { id, outcome, emits } => FromWorker::Outcome { id, outcome, emits },
+                    ToDispatcher::Spans(spans) => FromWorker::Spans(spans),
+                };
+                if events.send((id, said)).await.is_err() {
+                    break End::Unheard;
+                }
+            }
+            Ok(None) => {
+                if buffer.is_empty() && buffer.capacity() > KEEP_BYTES {
+                    buffer = BytesMut::new();
+                }
+                buffer.reserve(BATCH_BYTES);
+                match link.read_buf(&mut buffer).await {
+                    Ok(0) => break End::Closed,
+                    Ok(_) => {}
+                    // It ended with frames of ours unread. The kernel says so only after all that it wrote was read.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break End::Closed,
+                    Err(error) => break End::Protocol(format!("its link cannot be read: {error}")),
+                }
+            }
+            Err(fault) => break End::Protocol(fault),
+        }
+    };
+    Read { ready: ready.is_none(), end }
+}
+
+/// Takes one frame off the front of the buffer; `None`: it is not complete yet.
+fn next_frame(buffer: &mut BytesMut) -> Result<Option<ToDispatcher>, String> {
+    let Some(head) = buffer.first_chunk::<HEAD_BYTES>() else { return Ok(None) };
+    let too_long = |length: &dyn Display| format!("it sent a frame of {length} bytes, more than {MAX_FRAME_BYTES}");
+    let length = u32::from_be_bytes(*head);
+    let length = usize::try_from(length).map_err(|_| too_long(&length))?;
+    if length > MAX_FRAME_BYTES {
+        return Err(too_long(&length));
+    }
+    if buffer.len() < HEAD_BYTES + length {
+        buffer.reserve(HEAD_BYTES + length - buffer.len());
+        return Ok(None);
+    }
+    buffer.advance(HEAD_BYTES);
+    let body = buffer.split_to(length);
+    rmp_serde::from_slice(&body).map(Some).map_err(|error| format!("it sent a frame that cannot be read: {error}"))
+}
+
+/// Writes frames until the queue is closed or the worker no longer reads. What is left then was for nobody.
+///
+/// An attempt whose frame is too long never reaches the worker; it fails here, so that it ends.
+pub(super) async fn write(
+    mut link: OwnedWriteHalf,
+    id: WorkerId,
+    mut frames: mpsc::UnboundedReceiver<ToWorker>,
+    events: mpsc::Sender<(WorkerId, FromWorker)>,
+) {
+    let mut batch = Vec::new();
+    let mut bytes = Vec::new();
+    while frames.recv_many(&mut batch, BATCH_FRAMES).await > 0 {
+        for frame in batch.drain(..) {
+            if let Err(why) = append(&mut bytes, &frame)
+                && let ToWorker::Invoke(invoke) = frame
+            {
+                let outcome = Outcome::Failed { error: ErrorInfo::new("FrameTooLarge", why) };
+                let refused = FromWorker::Outcome { id: invoke.id, outcome, emits: Vec::new() };
+                if events.send((id, refused)).await.is_err() {
+                    return;
+                }
+            }
+            if bytes.len() >= BATCH_BYTES && flush(&mut link, &mut bytes).await.is_err() {
+                return;
+            }
+        }
+        if flush(&mut link, &mut bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn flush(link: &mut OwnedWriteHalf, bytes: &mut Vec<u8>) -> io::Result<()> {
+    link.write_all(bytes).await?;
+    bytes.clear();
+    bytes.shrink_to(KEEP_BYTES);
+    Ok(())
+}
+
+/// Appends one frame, or nothing at all and why.
+fn append(bytes: &mut Vec<u8>, frame: &ToWorker) -> Result<(), String> {
+    let start = bytes.len();
+    bytes.extend_from_slice(&[0; HEAD_BYTES]);
+    let length = match rmp_serde::encode::write_named(bytes, frame) {
+        Ok(()) => bytes.len() - start - HEAD_BYTES,
+        Err(error) => {
+            bytes.truncate(start);
+            return Err(format!("the invocation cannot be written as a frame: {error}"));
+        }
+    };
+    match (u32::try_from(length), bytes.get_mut(start..start + HEAD_BYTES)) {
+        (Ok(head), Some(place)) if length <= MAX_FRAME_BYTES => {
+            place.copy_from_slice(&head.to_be_bytes());
+            Ok(())
+        }
+        _ => {
+            bytes.truncate(start);
+            Err(format!("the invocation is a frame of {length} bytes, more than {MAX_FRAME_BYTES}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use weft_schemas::frame::InvocationId;
+
+    use super::*;
+
+    fn framed(body: &[u8]) -> Vec<u8> {
+        let mut bytes = u32::try_from(body.len()).unwrap().to_be_bytes().to_vec();
+        bytes.extend_from_slice(body);
+        bytes
+    }
+
+    #[test]
+    fn frames_are_taken_one_by_one_however_they_arrive() {
+        let said = ToDispatcher::Ready { handlers: vec!["a".into()] };
+        let twice = framed(&rmp_serde::to_vec_named(&said).unwrap()).repeat(2);
+        let mut buffer = BytesMut::new();
+        let mut seen = Vec::new();
+        for byte in twice {
+            buffer.extend_from_slice(&[byte]);
+            seen.extend(next_frame(&mut buffer).unwrap());
+        }
+        assert_eq!(seen, [said.clone(), said]);
+        assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn a_frame_that_is_too_long_is_refused_before_it_has_arrived() {
+        let mut buffer = BytesMut::from(&u32::MAX.to_be_bytes()[..]);
+        assert!(next_frame(&mut buffer).unwrap_err().contains("4294967295 bytes"));
+    }
+
+    #[test]
+    fn garbage_is_refused() {
+        assert!(next_frame(&mut BytesMut::from(&framed(b"\xc1\xc1")[..])).is_err());
+    }
+
+    #[test]
+    fn a_written_frame_is_its_length_and_its_body() {
+        let mut bytes = Vec::new();
+        append(&mut bytes, &ToWorker::Drain).unwrap();
+        append(&mut bytes, &ToWorker::Cancel { id: InvocationId(7) }).unwrap();
+        let drain = rmp_serde::to_vec_named(&ToWorker::Drain).unwrap();
+        assert_eq!(bytes[..4 + drain.len()], framed(&drain));
+        let cancel: ToWorker = rmp_serde::from_slice(&bytes[4 + drain.len() + 4..]).unwrap();
+        assert_eq!(cancel, ToWorker::Cancel { id: InvocationId(7) });
+    }
+}

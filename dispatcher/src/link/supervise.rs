@@ -1,0 +1,291 @@
+//! The task that owns a worker from its launch to its end.
+
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tokio::net::UnixStream;
+use tokio::process::{ChildStderr, ChildStdout};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use weft_schemas::frame::ToWorker;
+
+use super::output::{self, Labels};
+use super::process::Process;
+use super::room::Room;
+use super::socket::{self, End, Read};
+use super::spawn::{self, Spawned};
+use super::{Ask, Ending, FromWorker, How, Launch, TERM_GRACE, WorkerId};
+
+/// How long a worker that closed its link, or said that it cannot start, has to exit by itself.
+const EXIT_GRACE: Duration = Duration::from_secs(1);
+/// How long output may still come after a worker and its group are dead: only a descendant that left the group writes.
+const OUTPUT_GRACE: Duration = Duration::from_secs(1);
+
+type Events = mpsc::Sender<(WorkerId, FromWorker)>;
+
+/// Runs one worker and sends its one [`FromWorker::Gone`].
+pub(super) async fn supervise(
+    launch: Launch,
+    frames: mpsc::UnboundedReceiver<ToWorker>,
+    asks: mpsc::UnboundedReceiver<Ask>,
+    pid: Arc<AtomicU32>,
+    events: Events,
+) {
+    let id = launch.id;
+    let ending = match start(&launch, Instant::now(), frames, &events).await {
+        Ok(running) => {
+            pid.store(running.process.id(), Ordering::Relaxed);
+            running.run(launch.init_timeout, asks, &pid).await
+        }
+        Err(error) => {
+            let why = format!("{}: {error}", launch.program.path.display());
+            Ending { ready: false, how: How::SpawnFailed(why), stderr_tail: String::new() }
+        }
+    };
+    // A receiver that is gone wanted to know nothing more.
+    let _ = events.send((id, FromWorker::Gone(ending))).await;
+}
+
+/// A live worker. Fields are dropped in this order: first the process, with its group, then its room.
+struct Running {
+    process: Process,
+    room: Room,
+    launched: Instant,
+    /// Resolves when the worker is ready.
+    ready: oneshot::Receiver<()>,
+    reader: AbortOnDropHandle<Read>,
+    writer: AbortOnDropHandle<()>,
+    output: AbortOnDropHandle<String>,
+    output_stop: CancellationToken,
+    /// Makes the reader see the end once everything that was written has been read, whoever else holds the other end.
+    hang_up: Arc<rustix::fd::OwnedFd>,
+}
+
+async fn start(
+    launch: &Launch,
+    launched: Instant,
+    frames: mpsc::UnboundedReceiver<ToWorker>,
+    events: &Events,
+) -> io::Result<Running> {
+    let room = Room::make(launch.id)?;
+    let Spawned { mut child, link, room } = spawn::spawn(Arc::clone(&launch.program), room).await?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    // From here on the process is killed and reaped however this ends.
+    let process = Process::adopt(child)?;
+    let hang_up = Arc::new(link.try_clone()?.into());
+    let (read_half, write_half) = UnixStream::from_std(link)?.into_split();
+    let none = || io::Error::other("the process has no output pipe");
+    let stdout = ChildStdout::from_std(stdout.ok_or_else(none)?)?;
+    let stderr = ChildStderr::from_std(stderr.ok_or_else(none)?)?;
+
+    let (ready_now, ready) = oneshot::channel();
+    let reader = tokio::spawn(socket::read(read_half, launch.id, launched, events.clone(), ready_now));
+    let writer = tokio::spawn(socket::write(write_half, launch.id, frames, events.clone()));
+    let output_stop = CancellationToken::new();
+    let labels = Labels { function: launch.start.function.clone(), worker: launch.start.worker.clone() };
+    let output = tokio::spawn(output::follow(labels, stdout, stderr, output_stop.clone()));
+    Ok(Running {
+        process,
+        room,
+        launched,
+        ready,
+        reader: AbortOnDropHandle::new(reader),
+        writer: AbortOnDropHandle::new(writer),
+        output: AbortOnDropHandle::new(output),
+        output_stop,
+        hang_up,
+    })
+}
+
+/// What is done to a worker that has not exited by then.
+#[derive(Debug)]
+struct Due {
+    at: tokio::time::Instant,
+    step: Step,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Step {
+    /// Kill it for not being ready.
+    InitOver,
+    Terminate,
+    /// Kill, for the reason given; `None`: the cause is known or it was asked for.
+    Kill(Option<How>),
+}
+
+/// Where a worker stands on its way out.
+#[derive(Debug, Default)]
+struct Stopping {
+    /// The reason that the link itself has, which goes before what the exit status says.
+    cause: Option<How>,
+    /// A handful at most: init, drains, a kill.
+    dues: Vec<Due>,
+    draining: bool,
+}
+
+impl Stopping {
+    fn within(&mut self, time: Duration, step: Step) {
+        self.dues.push(Due { at: tokio::time::Instant::now() + time, step });
+    }
+
+    /// Resolves when the first step is due; never if there is none. Cancel-safe.
+    fn due(&self) -> impl Future<Output = Step> + use<> {
+        let first = self.dues.iter().min_by_key(|due| due.at).map(|due| (due.at, due.step.clone()));
+        async move {
+            match first {
+                Some((at, step)) => {
+                    tokio::time::sleep_until(at).await;
+                    step
+                }
+                None => pending().await,
+            }
+        }
+    }
+}
+
+/// The sources of a supervisor's loop, turned into one event.
+enum Happened {
+    Exited(io::Result<()>),
+    Ready(bool),
+    ReadEnded(Result<Read, tokio::task::JoinError>),
+    Asked(Option<Ask>),
+    Due(Step),
+}
+
+impl Running {
+    async fn run(mut self, init_timeout: Duration, mut asks: mpsc::UnboundedReceiver<Ask>, pid: &AtomicU32) -> Ending {
+        let mut stopping = Stopping::default();
+        stopping.within(init_timeout.saturating_sub(self.launched.elapsed()), Step::InitOver);
+        let (mut heard, mut read, mut asked) = (false, None, true);
+
+        let exited = loop {
+            let due = stopping.due();
+            let happened = tokio::select! {
+                exited = self.process.exited() => Happened::Exited(exited),
+                said = &mut self.ready, if !heard => Happened::Ready(said.is_ok()),
+                ended = &mut self.reader, if read.is_none() => Happened::ReadEnded(ended),
+                ask = asks.recv(), if asked => Happened::Asked(ask),
+                step = due => Happened::Due(step),
+            };
+            match happened {
+                Happened::Exited(exited) => break exited,
+                Happened::Ready(ready) => {
+                    heard = true;
+                    if ready {
+                        stopping.dues.retain(|due| due.step != Step::InitOver);
+                    }
+                }
+                Happened::ReadEnded(ended) => {
+                    let (ready, end) = match ended {
+                        Ok(Read { ready, end }) => (ready, end),
+                        Err(error) => (false, End::Protocol(format!("the reader of its link failed: {error}"))),
+                    };
+                    read = Some(ready);
+                    self.read_ended(end, &mut stopping);
+                }
+                Happened::Asked(Some(Ask::Drain { grace })) => {
+                    stopping.draining = true;
+                    stopping.within(grace, Step::Terminate);
+                }
+                Happened::Asked(ask @ (Some(Ask::Kill) | None)) => {
+                    // `None`: the handle was dropped.
+                    asked = ask.is_some();
+                    self.kill(&mut stopping);
+                }
+                Happened::Due(Step::Terminate) => {
+                    self.process.signal(Signal::TERM);
+                    stopping.dues.retain(|due| due.step != Step::Terminate);
+                    stopping.within(TERM_GRACE, Step::Kill(None));
+                }
+                Happened::Due(Step::InitOver) => {
+                    stopping.cause.get_or_insert(How::InitTimedOut);
+                    self.kill(&mut stopping);
+                }
+                Happened::Due(Step::Kill(cause)) => {
+                    stopping.cause = stopping.cause.or(cause);
+                    self.kill(&mut stopping);
+                }
+            }
+        };
+        self.finish(exited, stopping.cause, read, pid).await
+    }
+
+    /// Kills at once; nothing else is due then but the exit.
+    fn kill(&self, stopping: &mut Stopping) {
+        stopping.dues.clear();
+        self.process.signal(Signal::KILL);
+    }
+
+    fn read_ended(&self, end: End, stopping: &mut Stopping) {
+        match end {
+            End::Closed if stopping.draining => {}
+            End::Closed => {
+                let cause = How::Protocol("it closed its link and went on running".into());
+                stopping.within(EXIT_GRACE, Step::Kill(Some(cause)));
+            }
+            End::StartFailed(why) => {
+                stopping.cause.get_or_insert(How::StartFailed(why));
+                stopping.within(EXIT_GRACE, Step::Kill(None));
+            }
+            End::Protocol(why) => {
+                stopping.cause.get_or_insert(How::Protocol(why));
+                self.kill(stopping);
+            }
+            End::Unheard => self.kill(stopping),
+        }
+    }
+
+    /// The process has exited: kills what is left of its group, delivers what it still said, and cleans up.
+    async fn finish(
+        mut self,
+        exited: io::Result<()>,
+        mut cause: Option<How>,
+        read: Option<bool>,
+        pid: &AtomicU32,
+    ) -> Ending {
+        let status = match exited {
+            Ok(()) => self.process.reap(),
+            // The runtime is shutting down; dropping the process kills it.
+            Err(error) => Err(error),
+        };
+        pid.store(0, Ordering::Relaxed);
+        // It reads nothing more; waiting for room in its buffer would be in vain.
+        self.writer.abort();
+        let ready = match read {
+            Some(ready) => ready,
+            None => {
+                let _ = rustix::net::shutdown(&self.hang_up, rustix::net::Shutdown::Read);
+                match (&mut self.reader).await {
+                    Ok(Read { ready, end }) => {
+                        match end {
+                            End::StartFailed(why) => drop(cause.get_or_insert(How::StartFailed(why))),
+                            End::Protocol(why) => drop(cause.get_or_insert(How::Protocol(why))),
+                            End::Closed | End::Unheard => {}
+                        }
+                        ready
+                    }
+                    Err(_) => false,
+                }
+            }
+        };
+        let late = tokio::time::timeout(OUTPUT_GRACE, &mut self.output).await;
+        let stderr_tail = match late {
+            Ok(tail) => tail.unwrap_or_default(),
+            Err(_) => {
+                self.output_stop.cancel();
+                (&mut self.output).await.unwrap_or_default()
+            }
+        };
+        let room = self.room;
+        // Removing may take long; a failed join is a panic that was reported already.
+        let _ = tokio::task::spawn_blocking(move || drop(room)).await;
+        let how = cause
+            .unwrap_or_else(|| status.unwrap_or_else(|error| How::Protocol(format!("its exit was not seen: {error}"))));
+        Ending { ready, how, stderr_tail }
+    }
+}

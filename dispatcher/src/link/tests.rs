@@ -1,0 +1,576 @@
+//! Real processes: this test binary starts itself again as the worker (see [`worker_main`]).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rustix::process::{Pid, PidfdFlags, Signal};
+use tokio::sync::mpsc;
+use weft_schemas::frame::{InvocationId, Invoke, Start, ToDispatcher, ToWorker};
+use weft_schemas::{Attempt, ErrorInfo, Event, Fence, FunctionName, Key, Outcome};
+
+use super::*;
+
+/// A bound for what must happen soon; never waited out when all is well.
+const SOON: Duration = Duration::from_secs(20);
+/// Selects what [`worker_main`] does.
+const MODE: &str = "WEFT_TEST_WORKER";
+
+// ---- The other side ----
+
+/// Not a test: the worker that the tests start, when [`MODE`] is set.
+#[test]
+#[ignore = "the worker that the other tests start"]
+fn worker_main() {
+    let Ok(mode) = std::env::var(MODE) else { return };
+    if mode == "dispatcher" {
+        return be_a_dispatcher();
+    }
+    // Descriptor 0 is the link; a copy of it serves.
+    let link = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
+    let mut link = Far(link);
+    let ready = || ToDispatcher::Ready { handlers: vec!["h".into()] };
+    let Some(ToWorker::Start(_)) = link.receive() else { std::process::exit(90) };
+    match mode.as_str() {
+        "echo" => {
+            link.send(&ready());
+            loop {
+                match link.receive() {
+                    Some(ToWorker::Invoke(invoke)) => link.send(&done(invoke.id, invoke.event.data)),
+                    Some(ToWorker::Drain) => std::process::exit(0),
+                    Some(ToWorker::Cancel { id }) => {
+                        link.send(&ToDispatcher::Outcome { id, outcome: Outcome::TimedOut, emits: Vec::new() })
+                    }
+                    Some(ToWorker::Start(_)) | None => std::process::exit(91),
+                }
+            }
+        }
+        // Tells what it can see of its own process as the handlers' names.
+        "look" => {
+            let mut seen: Vec<String> = std::env::vars().map(|(name, value)| format!("env {name}={value}")).collect();
+            for fd in std::fs::read_dir("/proc/self/fd").unwrap() {
+                let fd = fd.unwrap();
+                let target = std::fs::read_link(fd.path()).unwrap();
+                seen.push(format!("fd {} {}", fd.file_name().display(), target.display()));
+            }
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            seen.extend(status.lines().filter(|line| line.starts_with("NoNewPrivs")).map(str::to_owned));
+            seen.push(format!("cwd {}", std::env::current_dir().unwrap().display()));
+            std::fs::write(std::env::temp_dir().join("left-behind"), "x").unwrap();
+            link.send(&ToDispatcher::Ready { handlers: seen });
+            link.wait_for_drain();
+        }
+        // Answers, then dies with what it was sent unread.
+        "answer-and-die" => {
+            link.send(&ready());
+            let Some(ToWorker::Invoke(invoke)) = link.receive() else { std::process::exit(92) };
+            for number in 0..1000 {
+                link.send(&done(InvocationId(number), invoke.event.data.clone()));
+            }
+            link.0.write_all(&[0, 0, 1, 0, 7]).unwrap();
+            rustix::process::kill_process(rustix::process::getpid(), Signal::KILL).unwrap();
+        }
+        // Has a child of its own, and says which.
+        "parent" => {
+            let child = Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+            link.send(&ToDispatcher::Ready { handlers: vec![child.id().to_string()] });
+            link.wait_for_drain();
+        }
+        "garbage" => {
+            link.0.write_all(&[0, 0, 0, 2, 0xc1, 0xc1]).unwrap();
+            std::thread::park();
+        }
+        "too-long" => {
+            link.0.write_all(&[0xff; 4]).unwrap();
+            std::thread::park();
+        }
+        "closes" => {
+            link.send(&ready());
+            link.0.shutdown(std::net::Shutdown::Both).unwrap();
+            loop {
+                std::thread::park();
+            }
+        }
+        "refuses" => {
+            eprintln!("no database\nnowhere to go");
+            link.send(&ToDispatcher::StartFailed { message: "no database".into() });
+            std::process::exit(3);
+        }
+        "silent" => loop {
+            std::thread::park();
+        },
+        // Does not obey a drain, and notes that SIGTERM ends it.
+        "deaf" => {
+            link.send(&ready());
+            loop {
+                std::thread::park();
+            }
+        }
+        "talks" => {
+            println!("plain words");
+            eprintln!("to stderr");
+            println!(r#"{{"level":"DEBUG","fields":{{"message":"structured","left":3}}}}"#);
+            for _ in 0..5000 {
+                println!("flood");
+            }
+            link.send(&ready());
+            link.wait_for_drain();
+        }
+        other => panic!("no such mode: {other}"),
+    }
+}
+
+fn done(id: InvocationId, result: Bytes) -> ToDispatcher {
+    ToDispatcher::Outcome { id, outcome: Outcome::Succeeded { result }, emits: Vec::new() }
+}
+
+/// A worker's end of the link, blocking.
+struct Far(UnixStream);
+
+impl Far {
+    fn send(&mut self, frame: &ToDispatcher) {
+        let body = rmp_serde::to_vec_named(frame).unwrap();
+        let mut bytes = u32::try_from(body.len()).unwrap().to_be_bytes().to_vec();
+        bytes.extend(body);
+        self.0.write_all(&bytes).unwrap();
+    }
+
+    fn receive(&mut self) -> Option<ToWorker> {
+        let mut head = [0; 4];
+        self.0.read_exact(&mut head).ok()?;
+        let mut body = vec![0; usize::try_from(u32::from_be_bytes(head)).unwrap()];
+        self.0.read_exact(&mut body).ok()?;
+        rmp_serde::from_slice(&body).ok()
+    }
+
+    fn wait_for_drain(&mut self) {
+        while let Some(frame) = self.receive() {
+            if frame == ToWorker::Drain {
+                std::process::exit(0);
+            }
+        }
+        std::process::exit(93);
+    }
+}
+
+/// Launches a worker that ignores the loss of its link, prints its id, and stays until it is killed.
+fn be_a_dispatcher() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (_worker, mut events) = launch("deaf");
+        assert!(matches!(next(&mut events).await, FromWorker::Ready { .. }));
+        println!("\npid {}", _worker.pid().unwrap());
+        std::future::pending::<()>().await;
+    });
+}
+
+// ---- This side ----
+
+type Events = mpsc::Receiver<(WorkerId, FromWorker)>;
+
+fn program(mode: &str) -> Program {
+    let args = ["--exact", "link::tests::worker_main", "--ignored", "--nocapture", "--quiet", "--test-threads=1"];
+    Program {
+        path: std::env::current_exe().unwrap(),
+        args: args.map(OsString::from).to_vec(),
+        env: vec![(MODE.into(), mode.into())],
+        cwd: PathBuf::from("/"),
+    }
+}
+
+fn start_frame() -> Start {
+    Start {
+        function: "create-order".parse::<FunctionName>().unwrap(),
+        worker: "create-order-7".into(),
+        ledger_url: String::new(),
+        state_url: String::new(),
+        prefix: "weft".into(),
+        spans: false,
+    }
+}
+
+fn launch_program(program: Program, init_timeout: Duration) -> (Worker, Events) {
+    let (sender, events) = mpsc::channel(16);
+    let launch = Launch { id: WorkerId(7), program: Arc::new(program), start: start_frame(), init_timeout };
+    (Worker::launch(launch, sender), events)
+}
+
+fn launch(mode: &str) -> (Worker, Events) {
+    launch_program(program(mode), SOON)
+}
+
+async fn next(events: &mut Events) -> FromWorker {
+    let (id, said) = tokio::time::timeout(SOON, events.recv()).await.expect("in time").expect("a last event first");
+    assert_eq!(id, WorkerId(7));
+    said
+}
+
+async fn ready(events: &mut Events) -> Vec<String> {
+    match next(events).await {
+        FromWorker::Ready { handlers, .. } => handlers,
+        other => panic!("not ready: {other:?}"),
+    }
+}
+
+/// The ending, which must be the next event and the last.
+async fn gone(events: &mut Events) -> Ending {
+    match next(events).await {
+        FromWorker::Gone(ending) => {
+            assert!(events.recv().await.is_none(), "nothing follows the end");
+            ending
+        }
+        other => panic!("not gone: {other:?}"),
+    }
+}
+
+fn invoke(id: u64, data: &'static [u8]) -> Invoke {
+    Invoke {
+        id: InvocationId(id),
+        handler: "h".into(),
+        key: Key::new("k").unwrap(),
+        fence: Fence(1),
+        epoch: Default::default(),
+        attempt: Attempt(1),
+        remaining_ms: 1000,
+        keep_ms: 1000,
+        event: Event {
+            id: "1".into(),
+            source: "/s".into(),
+            kind: "t".into(),
+            subject: None,
+            time: None,
+            datacontenttype: None,
+            dataschema: None,
+            extensions: Default::default(),
+            data: Bytes::from_static(data),
+        },
+        trace: None,
+    }
+}
+
+/// Follows a process that is not this one's child.
+fn watch(pid: u32) -> OwnedFd {
+    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap()
+}
+
+/// Waits until the process has ended.
+fn assert_ends(process: &OwnedFd) {
+    let mut fds = [rustix::event::PollFd::new(process, rustix::event::PollFlags::IN)];
+    let limit = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut fds, Some(&limit)).unwrap(), 1, "the process still runs");
+}
+
+#[tokio::test]
+async fn an_invocation_comes_back_with_its_outcome_and_a_drain_ends_the_worker_with_0() {
+    let (worker, mut events) = launch("echo");
+    assert_eq!(ready(&mut events).await, ["h"]);
+    assert!(worker.pid().is_some());
+    worker.invoke(invoke(1, b"{}"));
+    match next(&mut events).await {
+        FromWorker::Outcome { id: InvocationId(1), outcome: Outcome::Succeeded { result }, emits } => {
+            assert_eq!((&result[..], emits.len()), (&b"{}"[..], 0));
+        }
+        other => panic!("no outcome: {other:?}"),
+    }
+    worker.cancel(InvocationId(2));
+    let cancelled = next(&mut events).await;
+    assert!(matches!(cancelled, FromWorker::Outcome { id: InvocationId(2), outcome: Outcome::TimedOut, .. }));
+    worker.drain();
+    let ending = gone(&mut events).await;
+    assert_eq!((ending.ready, ending.how), (true, How::Exited(0)));
+    assert_eq!(worker.pid(), None);
+}
+
+#[tokio::test]
+async fn many_invocations_are_all_answered() {
+    let (worker, mut events) = launch("echo");
+    ready(&mut events).await;
+    static LARGE: [u8; 100_000] = [b'x'; 100_000];
+    for id in 0..200 {
+        worker.invoke(invoke(id, &LARGE));
+    }
+    for wanted in 0..200 {
+        match next(&mut events).await {
+            FromWorker::Outcome { id, outcome: Outcome::Succeeded { result }, .. } => {
+                assert_eq!((id, result.len()), (InvocationId(wanted), LARGE.len()));
+            }
+            other => panic!("no outcome: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_invocation_too_large_for_a_frame_fails_and_the_worker_goes_on() {
+    static HUGE: [u8; 33 * 1024 * 1024] = [0; 33 * 1024 * 1024];
+    let (worker, mut events) = launch("echo");
+    ready(&mut events).await;
+    worker.invoke(invoke(1, &HUGE));
+    worker.invoke(invoke(2, b"1"));
+    match next(&mut events).await {
+        FromWorker::Outcome {
+            id: InvocationId(1), outcome: Outcome::Failed { error: ErrorInfo { kind, .. } }, ..
+        } => {
+            assert_eq!(kind, "FrameTooLarge");
+        }
+        other => panic!("no refusal: {other:?}"),
+    }
+    assert!(matches!(next(&mut events).await, FromWorker::Outcome { id: InvocationId(2), .. }));
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_exist_is_a_spawn_failure_that_names_it() {
+    let missing = Program { path: "/nowhere/orders".into(), ..program("echo") };
+    let (worker, mut events) = launch_program(missing, SOON);
+    let ending = gone(&mut events).await;
+    assert!(matches!(&ending.how, How::SpawnFailed(why) if why.contains("/nowhere/orders")), "{ending}");
+    assert!(!ending.ready && worker.pid().is_none());
+}
+
+#[tokio::test]
+async fn a_worker_sees_its_own_environment_and_three_descriptors_and_its_room_is_removed() {
+    // A descriptor without close-on-exec, as a careless library would make it.
+    let careless = std::fs::File::open("/dev/zero").unwrap();
+    rustix::io::fcntl_setfd(&careless, rustix::io::FdFlags::empty()).unwrap();
+    let (worker, mut events) = launch("look");
+    let seen = ready(&mut events).await;
+
+    let names: Vec<&str> =
+        seen.iter().filter_map(|line| line.strip_prefix("env ")).filter_map(|line| line.split('=').next()).collect();
+    let mut sorted = names.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, ["HOME", "TMPDIR", "WEFT_LINK_FD", MODE], "{seen:?}");
+    assert!(!seen.iter().any(|line| line.contains("/dev/zero")), "{seen:?}");
+    assert!(seen.contains(&"NoNewPrivs:\t1".to_owned()) && seen.contains(&"cwd /".to_owned()), "{seen:?}");
+    // 0 and this worker's own copy of it are the link; 1 and 2 pipes; the rest is its look into /proc.
+    for line in seen.iter().filter(|line| line.starts_with("fd ")) {
+        assert!(["socket:", "pipe:", "/proc/"].iter().any(|kind| line.contains(kind)), "{line}");
+    }
+    assert_eq!(seen.iter().filter(|line| line.contains("socket:")).count(), 2, "{seen:?}");
+
+    let room = seen.iter().find_map(|line| line.strip_prefix("env TMPDIR=")).map(PathBuf::from).unwrap();
+    assert!(room.join("left-behind").exists());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&room.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o700);
+    worker.drain();
+    gone(&mut events).await;
+    assert!(!room.exists());
+}
+
+#[tokio::test]
+async fn what_was_written_before_a_death_is_delivered_before_its_end() {
+    let (worker, mut events) = launch("answer-and-die");
+    ready(&mut events).await;
+    // More than the one that it reads: what it leaves unread makes the kernel report a reset.
+    for id in 0..50 {
+        worker.invoke(invoke(id, b"{}"));
+    }
+    for wanted in 0..1000 {
+        let said = next(&mut events).await;
+        assert!(matches!(said, FromWorker::Outcome { id, .. } if id == InvocationId(wanted)), "{wanted}: {said:?}");
+    }
+    assert_eq!(gone(&mut events).await.how, How::Signalled(9));
+}
+
+#[tokio::test]
+async fn a_workers_children_die_with_it() {
+    let (worker, mut events) = launch("parent");
+    let grandchild = watch(ready(&mut events).await[0].parse().unwrap());
+    worker.drain();
+    assert_eq!(gone(&mut events).await.how, How::Exited(0));
+    assert_ends(&grandchild);
+}
+
+#[tokio::test]
+async fn a_dropped_handle_kills_the_worker_and_its_end_still_comes() {
+    let (worker, mut events) = launch("parent");
+    let grandchild = watch(ready(&mut events).await[0].parse().unwrap());
+    drop(worker);
+    assert_eq!(gone(&mut events).await.how, How::Signalled(9));
+    assert_ends(&grandchild);
+}
+
+#[test]
+fn a_worker_dies_with_a_runtime_that_is_dropped() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (worker, process) = runtime.block_on(async {
+        let (worker, mut events) = launch("deaf");
+        ready(&mut events).await;
+        let process = watch(worker.pid().unwrap());
+        (worker, process)
+    });
+    drop(runtime);
+    assert_ends(&process);
+    drop(worker);
+}
+
+#[test]
+fn a_worker_dies_with_its_dispatcher_however_that_dies() {
+    let Program { path, args, .. } = program("");
+    let mut dispatcher = Command::new(path).args(args).env(MODE, "dispatcher").stdout(Stdio::piped()).spawn().unwrap();
+    let output = std::io::BufReader::new(dispatcher.stdout.take().unwrap());
+    let pid = std::io::BufRead::lines(output)
+        .map_while(Result::ok)
+        .find_map(|line| line.strip_prefix("pid ").map(|pid| pid.parse().unwrap()))
+        .expect("the worker's id");
+    let worker = watch(pid);
+    dispatcher.kill().unwrap();
+    dispatcher.wait().unwrap();
+    assert_ends(&worker);
+}
+
+#[tokio::test]
+async fn a_frame_of_garbage_or_of_absurd_length_is_a_breach_and_ends_the_worker() {
+    for mode in ["garbage", "too-long"] {
+        let (_worker, mut events) = launch(mode);
+        let ending = gone(&mut events).await;
+        assert!(matches!(ending.how, How::Protocol(_)), "{mode}: {ending}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_closes_its_link_and_stays_is_ended() {
+    let (_worker, mut events) = launch("closes");
+    ready(&mut events).await;
+    let ending = gone(&mut events).await;
+    assert!(matches!(&ending.how, How::Protocol(why) if why.contains("closed its link")), "{ending}");
+}
+
+#[tokio::test]
+async fn a_worker_that_is_not_ready_in_time_is_ended() {
+    let (_worker, mut events) = launch_program(program("silent"), Duration::from_millis(50));
+    let ending = gone(&mut events).await;
+    assert_eq!((ending.ready, ending.how), (false, How::InitTimedOut));
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_start_says_why_and_its_last_words_are_kept() {
+    let (_worker, mut events) = launch("refuses");
+    let ending = gone(&mut events).await;
+    assert_eq!((ending.ready, &ending.how), (false, &How::StartFailed("no database".into())));
+    assert!(ending.stderr_tail.contains("no database"), "{ending:?}");
+    assert_eq!(ending.to_string(), "could not start: no database (its last words: nowhere to go)");
+}
+
+#[tokio::test]
+async fn a_worker_that_ignores_a_drain_is_terminated() {
+    let (worker, mut events) = launch("deaf");
+    ready(&mut events).await;
+    worker.drain_within(Duration::from_millis(10));
+    assert_eq!(gone(&mut events).await.how, How::Signalled(15));
+}
+
+#[tokio::test]
+async fn a_drain_before_the_worker_is_ready_is_not_lost() {
+    let (worker, mut events) = launch("echo");
+    worker.drain();
+    ready(&mut events).await;
+    assert_eq!(gone(&mut events).await.how, How::Exited(0));
+}
+
+#[tokio::test]
+async fn a_kill_is_at_once_and_may_be_repeated() {
+    let (worker, mut events) = launch("deaf");
+    ready(&mut events).await;
+    worker.kill();
+    worker.kill();
+    assert_eq!(gone(&mut events).await.how, How::Signalled(9));
+}
+
+#[tokio::test]
+async fn a_probe_gives_the_handlers_or_how_it_ended() {
+    assert_eq!(probe(Arc::new(program("echo")), start_frame()).await.unwrap(), ["h"]);
+    let ending = probe(Arc::new(program("refuses")), start_frame()).await.unwrap_err();
+    assert!(matches!(ending.how, How::StartFailed(_)));
+}
+
+#[tokio::test]
+async fn output_becomes_log_events_that_name_the_function_and_the_worker() {
+    let seen = Seen::default();
+    let _guard = tracing::subscriber::set_default(tracing_subscriber::layer::SubscriberExt::with(
+        tracing_subscriber::registry(),
+        seen.clone(),
+    ));
+    let (worker, mut events) = launch("talks");
+    ready(&mut events).await;
+    worker.drain();
+    gone(&mut events).await;
+
+    let seen = seen.0.lock().unwrap();
+    let find = |what: &str| seen.iter().find(|line| line.contains(what)).cloned().unwrap_or_default();
+    for (what, level, stream) in [("plain words", "INFO", "stdout"), ("to stderr", "WARN", "stderr")] {
+        let line = find(what);
+        let stream = format!("stream=\"{stream}\"");
+        for part in [level, "function=create-order ", "worker=\"create-order-7\"", stream.as_str()] {
+            assert!(line.contains(part), "{part} in {line:?}");
+        }
+    }
+    let structured = find("structured");
+    assert!(structured.starts_with("DEBUG") && structured.contains("left"), "{structured}");
+    let floods = seen.iter().filter(|line| line.contains("flood")).count();
+    assert!((1..5000).contains(&floods) && find("worker output dropped").contains("lines="), "{floods}");
+}
+
+/// Keeps every event as text.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<String>>>);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Seen {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        let mut line = Line(format!("{} ", event.metadata().level()));
+        event.record(&mut line);
+        self.0.lock().unwrap().push(line.0);
+    }
+}
+
+struct Line(String);
+
+impl tracing::field::Visit for Line {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        use std::fmt::Write as _;
+        write!(self.0, "{}={value:?} ", field.name()).unwrap();
+    }
+}
+
+/// Not a test: prints what a launch costs, from a process as large as a dispatcher.
+/// `cargo test -p weft-dispatcher --release -- --ignored --nocapture launch_cost`
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn launch_cost() {
+    // As resident as a dispatcher may be.
+    let ballast = vec![1_u8; 30 << 20];
+    let mut spawns = Vec::new();
+    let mut lives = Vec::new();
+    for _ in 0..200 {
+        let quick = Program { path: Path::new("/bin/true").into(), args: Vec::new(), ..program("") };
+        let room = room::Room::make(WorkerId(1)).unwrap();
+        let begun = Instant::now();
+        let mut spawned = spawn::spawn(Arc::new(quick), room).await.unwrap();
+        spawns.push(begun.elapsed());
+        spawned.child.wait().unwrap();
+        lives.push(begun.elapsed());
+    }
+    let mut readies = Vec::new();
+    for _ in 0..100 {
+        let (worker, mut events) = launch("echo");
+        match next(&mut events).await {
+            FromWorker::Ready { init, .. } => readies.push(init),
+            other => panic!("not ready: {other:?}"),
+        }
+        worker.drain();
+        gone(&mut events).await;
+    }
+    for (what, mut times) in [("spawn", spawns), ("spawn to exit of true", lives), ("launch to ready", readies)] {
+        times.sort();
+        println!("{what}: p50 {:?} p99 {:?}", times[times.len() / 2], times[times.len() * 99 / 100]);
+    }
+    assert_eq!(ballast[ballast.len() / 2], 1);
+}
