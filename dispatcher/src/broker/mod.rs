@@ -2,6 +2,8 @@
 //!
 //! Two implementations share one conformance suite: [`amqp`] (RabbitMQ 3.10 to 4.x) and [`embedded`] (one SQLite file).
 
+pub mod amqp;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -167,6 +169,9 @@ pub enum BrokerError {
     /// Something of this name exists with other arguments. `hint` says what to do.
     #[error("declare {what}: it exists with other arguments ({detail}); {hint}")]
     Mismatch { what: String, detail: String, hint: String },
+    /// Something that we do not create is not there. `hint` says what to do.
+    #[error("find {what}; {hint}")]
+    Missing { what: String, hint: String },
     #[error("{doing}")]
     Protocol { doing: String, #[source] source: Box<dyn std::error::Error + Send + Sync> },
 }

@@ -1,0 +1,212 @@
+//! RabbitMQ, 3.10 to 4.x, over AMQP 0-9-1.
+//!
+//! Two connections, because a broker in alarm stops reading from connections that publish: one to consume (and to
+//! declare and ask), one to publish. Each has one supervisor that dials again with backoff; consumers and publishers
+//! rebuild their own channels on whatever connection is up.
+//!
+//! Not done here: the management interface is never asked, so bindings of earlier configurations stay, policies are not
+//! seen, and the broker's version is not known (lapin does not tell it).
+
+mod acks;
+mod connect;
+mod consumer;
+mod convert;
+mod health;
+mod publisher;
+mod topology;
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use weft_process::secret::Address;
+use weft_schemas::Message;
+
+use self::connect::{Dialer, Line, Role};
+use self::health::HealthBoard;
+use self::publisher::Publisher;
+use super::{Acks, Broker, BrokerError, Health, PublishError, Subscription, Topology};
+
+/// How long a queue's depth may take to find out.
+const DEPTH_LIMIT: Duration = Duration::from_secs(5);
+/// How long consumers have to write out what was acked, at a close.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// How long the connections have to close after that.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// A RabbitMQ broker. Dropping it without [`Broker::close`] lets everything go at once: what is not settled comes again.
+pub struct Amqp {
+    address: String,
+    consume: Line,
+    publisher: Publisher,
+    declared: Arc<Declared>,
+    /// Numbers channel incarnations, over all consumers. Only a name: nobody orders by it.
+    generations: Arc<AtomicU64>,
+    health: Arc<HealthBoard>,
+    /// A channel to ask on, apart from the deliveries. A question about a queue that is not there closes it.
+    asking: Mutex<Option<lapin::Channel>>,
+    consumers: TaskTracker,
+    supervisors: TaskTracker,
+    closing_consumers: CancellationToken,
+    closing_lines: CancellationToken,
+    /// Ends every task when the broker is dropped.
+    _drop: (DropGuard, DropGuard),
+}
+
+/// The topology that was last declared, for when a queue disappears under a consumer.
+#[derive(Default)]
+struct Declared {
+    topology: std::sync::Mutex<Option<Topology>>,
+}
+
+impl Declared {
+    fn remember(&self, topology: &Topology) {
+        *self.topology.lock().unwrap_or_else(PoisonError::into_inner) = Some(topology.clone());
+    }
+
+    /// Declares the remembered topology again. False when there is none or it was refused.
+    async fn again(&self, connection: &lapin::Connection) -> bool {
+        let topology = self.topology.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(topology) = topology else { return false };
+        match topology::declare(connection, &topology).await {
+            Ok(()) => {
+                tracing::warn!(prefix = topology.prefix, "broker queues were gone and are declared again");
+                true
+            }
+            Err(error) => {
+                tracing::debug!(error = connect::chain(&error), "broker queues are gone and not declared");
+                false
+            }
+        }
+    }
+}
+
+impl Amqp {
+    /// Connects twice, once to consume and once to publish, and keeps both up from then on. `node` names the
+    /// connections in the broker's own tools. Tries once, within 10 s each: the first connect tells the truth.
+    ///
+    /// # Errors
+    /// [`BrokerError::Address`], [`BrokerError::Unavailable`] or [`BrokerError::Refused`]; none of them holds the
+    /// address's credentials.
+    pub async fn connect(address: &Address, node: &str) -> Result<Self, BrokerError> {
+        let dialer = Dialer::new(address, &format!("weft {node}"))?;
+        let consume = dialer.dial(Role::Consume).await?;
+        let publish = dialer.dial(Role::Publish).await?;
+        let health = Arc::new(HealthBoard::new());
+        let closing_lines = CancellationToken::new();
+        let closing_consumers = CancellationToken::new();
+        let supervisors = TaskTracker::new();
+        let keep = |role, connection| {
+            let (line, supervisor) =
+                Line::keep(dialer.clone(), role, connection, Arc::clone(&health), closing_lines.clone());
+            supervisors.spawn(supervisor);
+            line
+        };
+        let consume = keep(Role::Consume, consume);
+        let publish = keep(Role::Publish, publish);
+        Ok(Self {
+            address: dialer.address.clone(),
+            consume,
+            publisher: Publisher::new(publish, dialer.user()),
+            declared: Arc::default(),
+            generations: Arc::new(AtomicU64::new(1)),
+            health,
+            asking: Mutex::new(None),
+            consumers: TaskTracker::new(),
+            supervisors,
+            _drop: (closing_consumers.clone().drop_guard(), closing_lines.clone().drop_guard()),
+            closing_consumers,
+            closing_lines,
+        })
+    }
+
+    /// The connection to consume on, or why there is none.
+    fn connection(&self, doing: &str) -> Result<Arc<lapin::Connection>, BrokerError> {
+        self.consume.now().map_err(|reason| BrokerError::Unavailable {
+            address: self.address.clone(),
+            source: format!("{doing}: {reason}").into(),
+        })
+    }
+
+    async fn ask_depth(&self, queue: &str) -> Option<u64> {
+        let name = convert::short(queue, "name of the queue").ok()?;
+        let mut asking = self.asking.lock().await;
+        // Out of its place while it is in use: one that is left half-way through a question is not used again.
+        let channel = match asking.take() {
+            Some(channel) if channel.status().connected() => channel,
+            _ => self.consume.now().ok()?.create_channel().await.ok()?,
+        };
+        let told =
+            channel.queue_declare(name, QueueDeclareOptions::default().passive(), FieldTable::default()).await.ok()?;
+        *asking = Some(channel);
+        Some(u64::from(told.message_count()))
+    }
+}
+
+#[async_trait]
+impl Broker for Amqp {
+    fn address(&self) -> &str {
+        &self.address
+    }
+
+    async fn declare(&self, topology: &Topology) -> Result<(), BrokerError> {
+        let connection = self.connection("declare")?;
+        topology::declare(&connection, topology).await?;
+        self.declared.remember(topology);
+        Ok(())
+    }
+
+    async fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Subscription, BrokerError> {
+        let prefetch = prefetch.clamp(1, 2000);
+        let wanted = consumer::Wanted {
+            queue: queue.to_owned(),
+            prefetch,
+            line: self.consume.clone(),
+            declared: Arc::clone(&self.declared),
+            generations: Arc::clone(&self.generations),
+            closing: self.closing_consumers.clone(),
+        };
+        let connection = self.connection("consume")?;
+        let first = consumer::open(&wanted, &connection).await.map_err(|error| match topology::code(&error) {
+            Some(404) => {
+                BrokerError::Missing { what: format!("queue {queue}"), hint: "declare the functions first".to_owned() }
+            }
+            _ => topology::protocol(&format!("consume from queue {queue}"), error),
+        })?;
+        let (deliveries, receiver) = mpsc::channel(usize::from(prefetch));
+        let (acks, commands) = Acks::channel();
+        self.consumers.spawn(consumer::run(wanted, first, deliveries, commands));
+        Ok(Subscription { deliveries: receiver, acks })
+    }
+
+    async fn publish(&self, messages: &[Message]) -> Vec<Result<(), PublishError>> {
+        self.publisher.publish(messages).await
+    }
+
+    async fn depth(&self, queue: &str) -> Option<u64> {
+        tokio::time::timeout(DEPTH_LIMIT, self.ask_depth(queue)).await.ok().flatten()
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.health.follow()
+    }
+
+    async fn close(&self) {
+        self.closing_consumers.cancel();
+        self.consumers.close();
+        if tokio::time::timeout(DRAIN_LIMIT, self.consumers.wait()).await.is_err() {
+            tracing::warn!(consumers = self.consumers.len(), "broker consumers did not end in time");
+        }
+        self.closing_lines.cancel();
+        self.supervisors.close();
+        if tokio::time::timeout(CLOSE_LIMIT, self.supervisors.wait()).await.is_err() {
+            tracing::warn!("broker connections did not close in time");
+        }
+    }
+}
