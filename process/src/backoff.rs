@@ -14,4 +14,3 @@ pub fn reconnect() -> ExponentialBackoff {
         .without_max_times()
         .build()
 }
-

@@ -5,3 +5,4 @@ pub mod backoff;
 pub mod report;
 pub mod secret;
 pub mod shutdown;
+pub mod telemetry;

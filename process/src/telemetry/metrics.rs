@@ -1,0 +1,129 @@
+//! Counts and durations, per function.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Histogram, MeterProvider as _};
+use opentelemetry_otlp::{MetricExporter, Protocol, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
+
+use super::client::Post;
+use super::export::{self, disabled, headers};
+use super::init::{InitError, resource};
+use super::names::{Attr, Metric};
+
+/// The process's metrics. Off, each call is one branch. Clones share the instruments.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics(Option<Instruments>);
+
+#[derive(Debug, Clone)]
+struct Instruments {
+    provider: SdkMeterProvider,
+    counters: HashMap<Metric, Counter<u64>>,
+    histograms: HashMap<Metric, Histogram<f64>>,
+}
+
+impl Metric {
+    /// Whether it is a duration (histogram) and not a count.
+    pub const fn is_duration(self) -> bool {
+        matches!(self, Self::InvokeDuration | Self::InitDuration | Self::QueueWait)
+    }
+
+    const fn unit(self) -> &'static str {
+        match self {
+            Self::InvokeDuration | Self::InitDuration | Self::QueueWait => "s",
+            Self::Invocations | Self::DeadLetters | Self::Throttles => "{invocation}",
+            Self::Errors => "{error}",
+            Self::Coldstarts => "{coldstart}",
+            Self::Timeouts => "{timeout}",
+            Self::Duplicates => "{duplicate}",
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts nothing.
+    pub fn off() -> Self {
+        Self(None)
+    }
+
+    /// Exports to `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT` by OTLP/HTTP, every 60 s (or `OTEL_METRIC_EXPORT_INTERVAL`).
+    /// Only that variable turns metrics on: the common endpoint is often a Jaeger, which has no metrics service.
+    ///
+    /// # Errors
+    /// The endpoint or another `OTEL_…` variable is wrong.
+    pub fn from_env(service: &str, instance: &str) -> Result<Self, InitError> {
+        let read = |name: &str| std::env::var(name).ok().filter(|text| !text.trim().is_empty());
+        match read("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT") {
+            Some(endpoint) if !disabled(&read) => {
+                let headers = headers(&read, "OTEL_EXPORTER_OTLP_METRICS_HEADERS");
+                Self::to(&endpoint, headers, service, instance)
+            }
+            _ => Ok(Self::off()),
+        }
+    }
+
+    /// Exports to an address: `http://localhost:4318`, to which `/v1/metrics` is added, or a whole one with a path.
+    ///
+    /// # Errors
+    /// As [`from_env`](Self::from_env).
+    pub fn to(
+        endpoint: &str,
+        headers: Vec<(String, String)>,
+        service: &str,
+        instance: &str,
+    ) -> Result<Self, InitError> {
+        let url = export::whole(endpoint, "/v1/metrics").map_err(InitError::Endpoint)?;
+        let exporter = MetricExporter::builder()
+            .with_http()
+            .with_protocol(Protocol::HttpBinary)
+            .with_endpoint(url.as_str())
+            .with_headers(headers.into_iter().collect())
+            .with_http_client(Post::new(url, "metrics"))
+            .build()
+            .map_err(InitError::Exporter)?;
+        let provider = SdkMeterProvider::builder()
+            .with_reader(PeriodicReader::builder(exporter).build())
+            .with_resource(resource(service, instance))
+            .build();
+        let meter = provider.meter("weft");
+        let (mut counters, mut histograms) = (HashMap::new(), HashMap::new());
+        for metric in Metric::ALL.iter().copied() {
+            if metric.is_duration() {
+                let made = meter.f64_histogram(metric.as_str()).with_unit(metric.unit()).with_boundaries(bounds());
+                histograms.insert(metric, made.build());
+            } else {
+                counters.insert(metric, meter.u64_counter(metric.as_str()).with_unit(metric.unit()).build());
+            }
+        }
+        Ok(Self(Some(Instruments { provider, counters, histograms })))
+    }
+
+    /// Adds one to a counter. Without effect on a duration.
+    pub fn count(&self, metric: Metric, function: &str) {
+        if let Some(counter) = self.0.as_ref().and_then(|on| on.counters.get(&metric)) {
+            counter.add(1, &[KeyValue::new(Attr::FaasName.as_str(), function.to_owned())]);
+        }
+    }
+
+    /// Records a duration. Without effect on a counter.
+    pub fn record(&self, metric: Metric, function: &str, duration: Duration) {
+        if let Some(histogram) = self.0.as_ref().and_then(|on| on.histograms.get(&metric)) {
+            histogram.record(duration.as_secs_f64(), &[KeyValue::new(Attr::FaasName.as_str(), function.to_owned())]);
+        }
+    }
+
+    /// Exports now and stops. Blocks up to 5 s: in async code call it inside `spawn_blocking`. Safe to repeat.
+    pub fn shutdown(&self) {
+        if let Some(on) = &self.0 {
+            // A failure was counted and logged by the client.
+            let _ = on.provider.shutdown_with_timeout(Duration::from_secs(5));
+        }
+    }
+}
+
+/// Seconds, from 1 ms to 15 min, the longest timeout of a function.
+fn bounds() -> Vec<f64> {
+    vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0]
+}
