@@ -1,4 +1,20 @@
 //! The dispatcher: takes events from a broker, claims them in the ledger, runs them on workers that it starts from
 //! zero, settles, acks, and relays what the ledger says is to leave.
+//!
+//! [`dispatcher`] puts it together; `function` is the loop that an event goes through; `relay` is how anything leaves.
 
+mod admin;
+pub mod admission;
 pub mod broker;
+pub mod dispatcher;
+mod function;
+pub mod link;
+mod node;
+mod relay;
+pub mod report;
+pub mod retry;
+pub mod scale;
+mod spans;
+pub mod status;
+
+pub use dispatcher::{Config, Dispatcher};

@@ -1,0 +1,283 @@
+//! A dispatcher, put together: bind and check first, then build, then run; the drain goes the other way round.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use weft_ledger::Ledger;
+use weft_process::report::{Code, Report};
+use weft_process::secret::Address;
+use weft_process::shutdown::Shutdown;
+use weft_process::telemetry::{Export, Forwarder};
+use weft_schemas::frame::Start;
+use weft_schemas::manifest::{Function, Manifest};
+use weft_schemas::{FunctionName, NodeName};
+
+use crate::admission::Admission;
+use crate::broker::{Broker, FunctionQueue, Names, Topology};
+use crate::function::core::{Bounds, Core};
+use crate::function::task::{Surroundings, run as run_function};
+use crate::link::Program;
+use crate::node::Keeper;
+use crate::relay::Relay;
+use crate::status::Stats;
+use crate::{admin, report};
+
+/// The most deliveries that one function may hold; RabbitMQ caps a quorum queue's prefetch at 2,000.
+const PREFETCH_MOST: u32 = 2_000;
+/// The period of the retention sweep, and the most rows that it deletes in one statement.
+const SWEEP: (Duration, u32) = (Duration::from_secs(60), 5_000);
+
+/// What a dispatcher is made of.
+pub struct Config {
+    pub node: NodeName,
+    /// Prefix of every broker name and state key.
+    pub prefix: String,
+    pub manifest: Manifest,
+    pub broker: Arc<dyn Broker>,
+    pub ledger: Arc<dyn Ledger>,
+    /// Where workers connect when a handler asks: the ledger and the state.
+    pub ledger_address: Address,
+    pub state_address: Address,
+    /// `None`: no admin port.
+    pub admin: Option<SocketAddr>,
+    /// How long claims outlive a dispatcher that vanished; 1 s to 10 min.
+    pub lease: Duration,
+    /// How long a drain waits for what runs.
+    pub drain_limit: Duration,
+    /// Workers of one function at most, unless it reserves less.
+    pub max_workers: u32,
+    /// Where spans go; the workers' too.
+    pub export: Export,
+}
+
+impl Config {
+    pub const LEASE: Duration = Duration::from_secs(15);
+    pub const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+    pub const MAX_WORKERS: u32 = 16;
+}
+
+/// A dispatcher that is ready to run: everything that can be wrong at start has been found.
+pub struct Dispatcher {
+    config: Config,
+    stats: Stats,
+    functions: Vec<Prepared>,
+    admin: Option<tokio::net::TcpListener>,
+}
+
+struct Prepared {
+    function: Arc<Function>,
+    program: Arc<Program>,
+    admission: Admission,
+}
+
+impl Dispatcher {
+    /// Resolves programs, binds the admin port, checks that each program registers its handlers, migrates nothing.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, as a person should read it.
+    pub async fn prepare(config: Config) -> Result<Self, Report> {
+        let mut functions = Vec::new();
+        for function in config.manifest.functions.values() {
+            let lookup = |name: &str| std::env::var_os(name);
+            let program = Program::resolve(function, &config.manifest.root, &lookup)
+                .map_err(|error| report::program(&function.name, &error))?;
+            let function = Arc::new(function.clone());
+            let admission = Admission::new(Arc::clone(&function)).map_err(|problem| {
+                Report::new(Code::Manifest, format!("failed to read the schema of {}: {problem}", function.name))
+            })?;
+            functions.push(Prepared { function, program: Arc::new(program), admission });
+        }
+        let admin = match config.admin {
+            Some(address) => Some(admin::bind(address).await.map_err(|error| report::port(address, &error))?),
+            None => None,
+        };
+        let stats = Stats::new(config.manifest.functions.keys().cloned());
+        let this = Self { config, stats, functions, admin };
+        this.probe().await?;
+        Ok(this)
+    }
+
+    /// The live numbers; may be read while it runs.
+    pub fn stats(&self) -> Stats {
+        self.stats.clone()
+    }
+
+    /// The address that the admin port got.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Starts each distinct program once, to learn whether it starts and which handlers it registers.
+    async fn probe(&self) -> Result<(), Report> {
+        let mut programs: BTreeMap<(&std::path::Path, &[OsString]), Vec<&Prepared>> = BTreeMap::new();
+        for prepared in &self.functions {
+            programs.entry((&prepared.program.path, &prepared.program.args)).or_default().push(prepared);
+        }
+        for users in programs.into_values() {
+            let Some(first) = users.first() else { continue };
+            let start = self.start(&first.function.name);
+            let handlers = crate::link::probe(Arc::clone(&first.program), start)
+                .await
+                .map_err(|ending| report::start(&first.function.name, &first.program, &ending))?;
+            for user in users {
+                if !handlers.contains(&user.function.handler) {
+                    return Err(report::handler(&user.function, &user.program, &handlers));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&self, function: &FunctionName) -> Start {
+        Start {
+            function: function.clone(),
+            worker: format!("{function}-0"),
+            ledger_url: self.config.ledger_address.expose().to_owned(),
+            state_url: self.config.state_address.expose().to_owned(),
+            prefix: self.config.prefix.clone(),
+            spans: !matches!(self.config.export, Export::None),
+        }
+    }
+
+    /// What must exist at the broker.
+    pub fn topology(&self) -> Topology {
+        topology(&self.config.prefix, &self.config.manifest)
+    }
+
+    /// Takes events until told to stop; returns when everything is settled or handed back and every worker is gone.
+    ///
+    /// # Errors
+    /// The topology or the node's name was refused, or a consumer could not be started.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), Report> {
+        let Self { ref config, ref stats, .. } = self;
+        config.broker.declare(&self.topology()).await.map_err(|error| report::broker(&error))?;
+        let (keeper, owner) = Keeper::enter(Arc::clone(&config.ledger), config.node.clone(), config.lease)
+            .await
+            .map_err(|error| report::ledger(&error))?;
+
+        let stop = CancellationToken::new();
+        let mut background = JoinSet::new();
+        let wake = Arc::new(Notify::new());
+        let forwarder = Arc::new(Forwarder::new(&config.export));
+        background.spawn(keeper.run(stop.clone()));
+        background.spawn(sweep(Arc::clone(&config.ledger), stop.clone()));
+        let relay = Relay {
+            ledger: Arc::clone(&config.ledger),
+            broker: Arc::clone(&config.broker),
+            wake: Arc::clone(&wake),
+            stats: stats.clone(),
+        };
+        background.spawn(relay.run(stop.clone()));
+
+        let names = Names::new(config.prefix.clone());
+        let mut loops = JoinSet::new();
+        for Prepared { function, program, admission } in &self.functions {
+            let bounds = bounds(function, config);
+            let prefetch = function.slots.saturating_mul(bounds.workers).clamp(1, PREFETCH_MOST);
+            let subscription = config
+                .broker
+                .subscribe(&names.function(&function.name), u16::try_from(prefetch).unwrap_or(u16::MAX))
+                .await
+                .map_err(|error| report::broker(&error))?;
+            let numbers = stats.functions().get(&function.name).cloned().unwrap_or_default();
+            let core = Core::new(Arc::clone(function), &config.prefix, admission.clone(), bounds, numbers);
+            loops.spawn(run_function(
+                core,
+                Surroundings {
+                    function: Arc::clone(function),
+                    subscription,
+                    ledger: Arc::clone(&config.ledger),
+                    owner: owner.clone(),
+                    program: Arc::clone(program),
+                    start: self.start(&function.name),
+                    relay: Arc::clone(&wake),
+                    forwarder: Arc::clone(&forwarder),
+                    stats: stats.clone(),
+                    shutdown: shutdown.clone(),
+                    drain_limit: config.drain_limit,
+                },
+            ));
+        }
+        if let Some(listener) = self.admin {
+            let view = admin::View {
+                node: config.node.clone(),
+                stats: stats.clone(),
+                broker: config.broker.health(),
+                owner: owner.clone(),
+            };
+            background.spawn(admin::serve(listener, view, stop.clone()));
+        }
+        tracing::info!(node = %config.node, functions = self.functions.len(), "taking events");
+
+        let mut failed = None;
+        while let Some(ended) = loops.join_next().await {
+            if let Err(panic) = ended {
+                tracing::error!(error = %panic, "function loop failed, stopping");
+                failed = Some(Report::new(Code::Unexpected, format!("a function's loop failed: {panic}")));
+                shutdown.drain.cancel();
+            } else if !shutdown.drain.is_cancelled() {
+                // A loop that ends by itself has said why; the rest must not go on half.
+                failed = Some(Report::new(Code::Unexpected, "a function's loop ended by itself".to_owned()));
+                shutdown.drain.cancel();
+            }
+        }
+        // Only now: nothing of ours is claimed any more, so the lease, the relay and the connections may go.
+        config.broker.close().await;
+        stop.cancel();
+        let wait = async { while background.join_next().await.is_some() {} };
+        if tokio::time::timeout(Duration::from_secs(5), wait).await.is_err() {
+            tracing::warn!("background tasks did not stop in time");
+        }
+        let forwarder = Arc::clone(&forwarder);
+        let _ = tokio::task::spawn_blocking(move || forwarder.shutdown()).await;
+        tracing::info!("stopped");
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// What must exist at the broker for a manifest.
+pub fn topology(prefix: &str, manifest: &Manifest) -> Topology {
+    let functions = manifest.functions.values().map(|function| FunctionQueue {
+        function: function.name.clone(),
+        source: function.source.clone(),
+        patterns: function.events.clone(),
+    });
+    Topology { prefix: prefix.to_owned(), functions: functions.collect() }
+}
+
+fn bounds(function: &Function, config: &Config) -> Bounds {
+    let slots = function.slots.max(1);
+    let reserved = function.concurrency.reserved.map_or(config.max_workers, |reserved| reserved.div_ceil(slots));
+    let provisioned_workers = function.concurrency.provisioned.div_ceil(slots);
+    Bounds {
+        workers: reserved.min(config.max_workers).max(provisioned_workers).max(1),
+        provisioned_workers,
+        drain: config.drain_limit,
+    }
+}
+
+async fn sweep(ledger: Arc<dyn Ledger>, stop: CancellationToken) {
+    let (period, limit) = SWEEP;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(period) => {}
+        }
+        loop {
+            match ledger.sweep(limit).await {
+                Ok(swept) if swept >= u64::from(limit) && !stop.is_cancelled() => {}
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::debug!(error = weft_process::report::chain(&error), "sweep did not run");
+                    break;
+                }
+            }
+        }
+    }
+}

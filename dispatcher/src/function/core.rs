@@ -1,0 +1,440 @@
+//! One function's state and everything that may change it. No I/O: inputs come in, actions go out, and nothing awaits
+//! between reading state and writing it.
+//!
+//! An invocation's life in here:
+//!
+//! ```text
+//!  delivered ─▶ Claiming ─▶ Ready ─▶ Running ─▶ Settling ─▶ (acked, forgotten)
+//!                  │ ▲         ▲                   │
+//!             busy ▼ │ later   └── released ───────┘
+//!                 Parked
+//! ```
+//!
+//! [`super::intake`] holds the steps up to `Ready`, [`super::placing`] those with workers, [`super::settling`] the
+//! rest, [`super::stopping`] the drain.
+
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tracing::Span;
+use weft_ledger::{Claim, ClaimRequest, OutboxMessage, Owner, Settle, Settled, Verdict};
+use weft_schemas::frame::{InvocationId, Invoke};
+use weft_schemas::manifest::Function;
+use weft_schemas::{DeadLetter, ErrorInfo, Event, Fence, Key, Message, Reason};
+
+use super::timer::Timer;
+use crate::admission::{Admission, Admitted};
+use crate::broker::{Delivery, DeliveryId, Names};
+use crate::link::{FromWorker, WorkerId};
+use crate::status::FunctionStats;
+
+/// The two clocks, read once for each input.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    pub mono: Instant,
+    pub wall: Timestamp,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Delivered(Vec<Delivery>),
+    /// The consumer has stopped and everything it had buffered has been handed over.
+    DeliveriesEnded,
+    Claimed {
+        keys: Vec<Key>,
+        result: Result<Vec<Verdict>, weft_ledger::Error>,
+    },
+    Settled {
+        keys: Vec<Key>,
+        result: Result<Vec<Settled>, weft_ledger::Error>,
+    },
+    Buried {
+        burials: Vec<Burial>,
+        result: Result<(), weft_ledger::Error>,
+    },
+    Worker(WorkerId, FromWorker),
+    /// The right to claim: `None` while the node's lease is not ours.
+    Owner(Option<Owner>),
+    /// A timer is due.
+    Tick,
+    Drain,
+}
+
+/// Something to do.
+#[derive(Debug)]
+pub(crate) enum Action {
+    Claim {
+        owner: Owner,
+        requests: Vec<ClaimRequest>,
+    },
+    Settle(Vec<Settle>),
+    Bury(Vec<Burial>),
+    Ack(Vec<DeliveryId>),
+    Requeue(Vec<DeliveryId>),
+    StopConsuming,
+    Launch(WorkerId),
+    Invoke(WorkerId, Box<Invoke>),
+    Cancel(WorkerId, InvocationId),
+    DrainWorker(WorkerId),
+    KillWorker(WorkerId),
+    /// Forget it: it has ended.
+    WorkerGone(WorkerId),
+    WakeRelay,
+    ForwardSpans(bytes::Bytes),
+    /// Everything is settled or handed back and every worker is gone.
+    Stopped,
+}
+
+/// A message on its way to the dead letters without ever having been an invocation.
+#[derive(Debug, Clone)]
+pub(crate) struct Burial {
+    pub delivery: DeliveryId,
+    pub letter: DeadLetter,
+    pub copy: OutboxMessage,
+}
+
+/// One key that this dispatcher is busy with.
+pub(crate) struct Invocation {
+    pub admitted: Admitted,
+    /// The delivery that began it and the duplicates that joined it; acked together.
+    pub deliveries: Vec<DeliveryId>,
+    /// Same key, other payload, arrived while the claim was still open.
+    pub rivals: Vec<(DeliveryId, Admitted)>,
+    pub phase: Phase,
+    /// The fence that the claim under way carries; a retry that joins later may bring a better one.
+    pub asked: Option<Fence>,
+    pub received: Instant,
+    /// The event's span in this dispatcher, and the one for the step it is in.
+    pub span: Span,
+    pub step: Span,
+}
+
+pub(crate) enum Phase {
+    /// Its claim is queued or under way.
+    Claiming,
+    /// Another owner holds it; asks again at a timer.
+    Parked,
+    /// Claimed, waiting for a slot. `cold`: no slot was free when it came.
+    Ready {
+        claim: Claim,
+        cold: bool,
+    },
+    Running(Box<Running>),
+    /// Its settle is queued or under way.
+    Settling {
+        claim: Claim,
+        settle: Box<Settle>,
+        then: AfterSettle,
+    },
+}
+
+pub(crate) struct Running {
+    pub claim: Claim,
+    pub id: InvocationId,
+    pub worker: WorkerId,
+    pub cold: bool,
+    pub alone: bool,
+    /// Our right was lost while it ran: whatever it answers, ask the ledger.
+    pub superseded: bool,
+}
+
+/// What a settle that succeeds leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AfterSettle {
+    /// The ledger has it: ack.
+    Ack,
+    /// It was released: hand it back, or claim it anew.
+    Release,
+}
+
+/// One worker process as the loop sees it.
+pub(crate) struct WorkerState {
+    pub phase: WorkerPhase,
+    /// Invocations by their name on the link.
+    pub running: BTreeMap<InvocationId, Key>,
+    /// It runs something that must not have neighbours.
+    pub alone: bool,
+    /// Killed by us for this invocation, which did not stop at its deadline.
+    pub killed_for: Option<InvocationId>,
+    /// Killed by us for no invocation's fault.
+    pub killed: bool,
+    pub idle_since: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WorkerPhase {
+    Starting,
+    Up,
+    /// No new work; leaves when it has finished.
+    Draining,
+}
+
+/// What bounds a function in this dispatcher.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Workers at most.
+    pub workers: u32,
+    /// Workers at least.
+    pub provisioned_workers: u32,
+    /// How long a drain waits for what runs.
+    pub drain: Duration,
+}
+
+/// One function's state. Owned by [`super::task::run`] alone.
+pub(crate) struct Core {
+    pub(super) function: Arc<Function>,
+    pub(super) names: Names,
+    /// Its work queue's name.
+    pub(super) queue: String,
+    pub(super) prefix: String,
+    pub(super) admission: Admission,
+    pub(super) bounds: Bounds,
+    pub(super) stats: Arc<FunctionStats>,
+    pub(super) random: fastrand::Rng,
+
+    pub(super) owner: Option<Owner>,
+    pub(super) invocations: HashMap<Key, Invocation>,
+    /// Keys whose claim is to be asked for, in order of arrival.
+    pub(super) to_claim: VecDeque<Key>,
+    pub(super) claiming: bool,
+    pub(super) to_settle: VecDeque<Key>,
+    pub(super) settling: bool,
+    pub(super) to_bury: Vec<Burial>,
+    pub(super) burying: bool,
+    /// Failures of the ledger in a row; nothing is asked of it until `ledger_again`.
+    pub(super) ledger_failures: u32,
+    pub(super) ledger_again: Option<Instant>,
+    /// The most rows in the next statement: one after a statement was refused, so that one bad row cannot hold up
+    /// the others; then growing again.
+    pub(super) batch: usize,
+
+    /// Keys that wait for a slot they may share, and for a worker of their own.
+    pub(super) ready: VecDeque<Key>,
+    pub(super) ready_alone: VecDeque<Key>,
+    pub(super) workers: BTreeMap<WorkerId, WorkerState>,
+    pub(super) next_worker: u64,
+    pub(super) next_invocation: u64,
+    /// Failed starts in a row, and when the next may be tried.
+    pub(super) failed_starts: u32,
+    pub(super) start_again: Option<Instant>,
+
+    pub(super) draining: bool,
+    pub(super) deliveries_ended: bool,
+    pub(super) timers: BinaryHeap<Timer>,
+    pub(super) actions: Vec<Action>,
+}
+
+impl Core {
+    pub(crate) fn new(
+        function: Arc<Function>,
+        prefix: &str,
+        admission: Admission,
+        bounds: Bounds,
+        stats: Arc<FunctionStats>,
+    ) -> Self {
+        Self {
+            queue: Names::new(prefix).function(&function.name),
+            names: Names::new(prefix),
+            function,
+            prefix: prefix.to_owned(),
+            admission,
+            bounds,
+            stats,
+            random: fastrand::Rng::new(),
+            owner: None,
+            invocations: HashMap::new(),
+            to_claim: VecDeque::new(),
+            claiming: false,
+            to_settle: VecDeque::new(),
+            settling: false,
+            to_bury: Vec::new(),
+            burying: false,
+            ledger_failures: 0,
+            ledger_again: None,
+            batch: super::BATCH,
+            ready: VecDeque::new(),
+            ready_alone: VecDeque::new(),
+            workers: BTreeMap::new(),
+            next_worker: 1,
+            next_invocation: 1,
+            failed_starts: 0,
+            start_again: None,
+            draining: false,
+            deliveries_ended: false,
+            timers: BinaryHeap::new(),
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes one input and returns what is to be done about it, in order.
+    pub(crate) fn handle(&mut self, input: Input, now: Now) -> Vec<Action> {
+        match input {
+            Input::Delivered(deliveries) => self.on_delivered(deliveries, now),
+            Input::DeliveriesEnded => self.deliveries_ended = true,
+            Input::Claimed { keys, result } => self.on_claimed(keys, result, now),
+            Input::Settled { keys, result } => self.on_settled(keys, result, now),
+            Input::Buried { burials, result } => self.on_buried(burials, result, now),
+            Input::Worker(worker, from) => self.on_worker(worker, from, now),
+            Input::Owner(owner) => self.on_owner(owner, now),
+            Input::Tick => self.on_timers(now),
+            Input::Drain => self.on_drain(now),
+        }
+        self.place(now);
+        self.scale(now);
+        self.ask_ledger(now);
+        self.check_stopped();
+        self.stats.gauge(
+            u32::try_from(self.running()).unwrap_or(u32::MAX),
+            u32::try_from(self.ready.len() + self.ready_alone.len()).unwrap_or(u32::MAX),
+            u32::try_from(self.workers.len()).unwrap_or(u32::MAX),
+        );
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When [`Input::Tick`] is due next.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.timers.peek().map(|timer| timer.at)
+    }
+
+    pub(super) fn running(&self) -> usize {
+        self.workers.values().map(|worker| worker.running.len()).sum()
+    }
+
+    /// Sends the next batches to the ledger, one of each kind at a time: what arrives meanwhile makes the next batch.
+    fn ask_ledger(&mut self, now: Now) {
+        if self.ledger_again.is_some_and(|again| again > now.mono) {
+            return;
+        }
+        self.ledger_again = None;
+        if !self.settling && !self.to_settle.is_empty() {
+            self.ask_settle();
+        }
+        if !self.burying && !self.to_bury.is_empty() {
+            let batch = self.to_bury.len().min(self.batch);
+            let burials = self.to_bury.drain(..batch).collect();
+            self.burying = true;
+            self.actions.push(Action::Bury(burials));
+        }
+        if !self.claiming && !self.draining && !self.to_claim.is_empty() {
+            self.ask_claim();
+        }
+    }
+
+    /// The ledger did not answer: hold everything back for a while. Nothing is acked, nothing is lost.
+    pub(super) fn ledger_failed(&mut self, doing: &'static str, error: &weft_ledger::Error, now: Now) {
+        if self.ledger_failures == 0 {
+            let error = weft_process::report::chain(error);
+            tracing::warn!(function = %self.function.name, doing, error, "ledger does not answer, holding back");
+        }
+        if !error.is_transient() {
+            self.batch = 1;
+        }
+        self.ledger_failures = self.ledger_failures.saturating_add(1);
+        let doublings = self.ledger_failures.min(6);
+        let wait = Duration::from_millis(50 << doublings).mul_f64(0.8 + 0.4 * self.random.f64());
+        let again = now.mono + wait;
+        self.ledger_again = Some(again);
+        self.timers.push(Timer::new(again, super::timer::What::Ledger));
+    }
+
+    pub(super) fn ledger_answered(&mut self) {
+        self.batch = self.batch.saturating_mul(2).min(super::BATCH);
+        if self.ledger_failures > 0 {
+            tracing::info!(function = %self.function.name, "ledger answers again");
+            self.ledger_failures = 0;
+            self.ledger_again = None;
+        }
+    }
+
+    /// Forgets an invocation, and lets rivals that waited for its end try.
+    pub(super) fn forget(&mut self, key: &Key, now: Now) -> Vec<DeliveryId> {
+        let Some(invocation) = self.invocations.remove(key) else { return Vec::new() };
+        for (delivery, admitted) in invocation.rivals {
+            self.accept(delivery, admitted, now);
+        }
+        invocation.deliveries
+    }
+
+    /// A dead letter and its copy for the dead-letter queue.
+    pub(super) fn letter(
+        &self,
+        of: LetterOf<'_>,
+        reason: Reason,
+        error: ErrorInfo,
+        now: Now,
+    ) -> (DeadLetter, OutboxMessage) {
+        use weft_schemas::{Attempt, DeadLetterId, Epoch};
+        let function = self.function.name.clone();
+        let letter = match of {
+            LetterOf::Invocation { admitted, claim } => DeadLetter {
+                id: DeadLetterId::of_invocation(&function, &admitted.key, claim.epoch),
+                function,
+                key: Some(admitted.key.clone()),
+                epoch: claim.epoch,
+                reason,
+                error,
+                attempts: claim.attempt,
+                first_at: claim.first_seen_at,
+                last_at: now.wall,
+                trace_id: trace_id(&admitted.message),
+                message: admitted.message.clone(),
+            },
+            LetterOf::Message { key, message } => DeadLetter {
+                id: DeadLetterId::of_message(&function, reason, message),
+                function,
+                key: key.cloned(),
+                epoch: Epoch(0),
+                reason,
+                error,
+                attempts: Attempt(0),
+                first_at: now.wall,
+                last_at: now.wall,
+                trace_id: trace_id(message),
+                message: message.clone(),
+            },
+        };
+        let copy = OutboxMessage {
+            kind: weft_ledger::OutboxKind::DeadLetter,
+            due_in: Duration::ZERO,
+            message: letter.to_message(&self.prefix),
+        };
+        (letter, copy)
+    }
+
+    /// An emitted event as it leaves.
+    pub(super) fn emitted(&self, event: &Event, span: &Span) -> OutboxMessage {
+        let mut message = event.to_message(&self.names.events(), &event.kind);
+        if let (None, Some(context)) = (message.trace_context(), crate::spans::context(span)) {
+            message.set_trace_context(&context);
+        }
+        OutboxMessage { kind: weft_ledger::OutboxKind::Emit, due_in: Duration::ZERO, message }
+    }
+}
+
+/// What a dead letter is made of.
+pub(super) enum LetterOf<'a> {
+    Invocation { admitted: &'a Admitted, claim: &'a Claim },
+    Message { key: Option<&'a Key>, message: &'a Message },
+}
+
+fn trace_id(message: &Message) -> Option<String> {
+    message.trace_context().and_then(|context| context.trace_id().map(str::to_owned))
+}
+
+/// The fence as a retry message carries it.
+pub(super) fn retry(
+    original: &Message,
+    prefix: &str,
+    function: &Function,
+    fence: Fence,
+    after: Duration,
+) -> OutboxMessage {
+    OutboxMessage {
+        kind: weft_ledger::OutboxKind::Retry,
+        due_in: after,
+        message: weft_schemas::requeue::retry_message(original, prefix, &function.name, fence),
+    }
+}

@@ -1,0 +1,216 @@
+//! From a delivery to a claim: admission, joining what is under way, and the ledger's verdicts.
+
+use std::time::Duration;
+
+use weft_ledger::{ClaimRequest, Verdict};
+use weft_schemas::{ErrorInfo, Key, Reason};
+
+use super::core::{Action, Burial, Core, Invocation, LetterOf, Now, Phase};
+use super::timer::{Timer, What};
+use crate::admission::{Admitted, Refusal};
+use crate::broker::{Delivery, DeliveryId};
+use crate::spans;
+
+/// How long a key that another owner holds is left alone at most before the ledger is asked again.
+const BUSY_AT_MOST: Duration = Duration::from_secs(2);
+
+impl Core {
+    pub(super) fn on_delivered(&mut self, deliveries: Vec<Delivery>, now: Now) {
+        if self.draining {
+            self.actions.push(Action::Requeue(deliveries.into_iter().map(|delivery| delivery.id).collect()));
+            return;
+        }
+        for delivery in deliveries {
+            self.stats.add(&self.stats.received);
+            let redelivered = delivery.redelivered;
+            match self.admission.admit(delivery.message, now.wall) {
+                Ok(admitted) => {
+                    self.count_duplicate(&admitted, redelivered);
+                    self.accept(delivery.id, admitted, now);
+                }
+                Err(refusal) => self.refuse(delivery.id, *refusal, now),
+            }
+        }
+    }
+
+    /// A duplicate that joins what runs here. The other duplicates are counted by the ledger's verdict.
+    fn count_duplicate(&self, admitted: &Admitted, redelivered: bool) {
+        let joins =
+            self.invocations.get(&admitted.key).is_some_and(|invocation| invocation.admitted.digest == admitted.digest);
+        if joins && !redelivered && admitted.resume.is_none() {
+            self.stats.add(&self.stats.duplicates);
+        }
+    }
+
+    pub(super) fn accept(&mut self, delivery: DeliveryId, admitted: Admitted, now: Now) {
+        let Some(known) = self.invocations.get_mut(&admitted.key) else {
+            let span = spans::process(&self.queue, &self.function.name, &admitted);
+            let step = spans::claim(&span);
+            self.to_claim.push_back(admitted.key.clone());
+            let invocation = Invocation {
+                deliveries: vec![delivery],
+                rivals: Vec::new(),
+                phase: Phase::Claiming,
+                asked: None,
+                received: now.mono,
+                span,
+                step,
+                admitted,
+            };
+            self.invocations.insert(invocation.admitted.key.clone(), invocation);
+            return;
+        };
+        if known.admitted.digest == admitted.digest {
+            known.deliveries.push(delivery);
+            // The retry that a waiting row stands for must not be taken for a superfluous copy of it.
+            known.admitted.resume = known.admitted.resume.max(admitted.resume);
+            return;
+        }
+        match known.phase {
+            // The ledger may yet say that it is the other payload that it knows.
+            Phase::Claiming | Phase::Parked => known.rivals.push((delivery, admitted)),
+            Phase::Ready { .. } | Phase::Running(_) | Phase::Settling { .. } => self.mismatch(delivery, &admitted, now),
+        }
+    }
+
+    fn refuse(&mut self, delivery: DeliveryId, refusal: Refusal, now: Now) {
+        let Refusal { reason, error, message } = refusal;
+        tracing::info!(function = %self.function.name, reason = reason.as_str(), error = error.message, "event refused");
+        self.bury(delivery, LetterOf::Message { key: None, message: &message }, reason, error, now);
+    }
+
+    fn mismatch(&mut self, delivery: DeliveryId, admitted: &Admitted, now: Now) {
+        tracing::info!(function = %self.function.name, key = %admitted.key, "key reused with another payload");
+        let error =
+            ErrorInfo::new("Mismatch", format!("key {:?} is known with another payload", admitted.key.as_str()));
+        let of = LetterOf::Message { key: Some(&admitted.key), message: &admitted.message };
+        self.bury(delivery, of, Reason::Mismatch, error, now);
+    }
+
+    fn bury(&mut self, delivery: DeliveryId, of: LetterOf<'_>, reason: Reason, error: ErrorInfo, now: Now) {
+        let (letter, copy) = self.letter(of, reason, error, now);
+        self.to_bury.push(Burial { delivery, letter, copy });
+    }
+
+    pub(super) fn on_buried(&mut self, burials: Vec<Burial>, result: Result<(), weft_ledger::Error>, now: Now) {
+        self.burying = false;
+        match result {
+            Ok(()) => {
+                self.ledger_answered();
+                for burial in &burials {
+                    self.stats.died(burial.letter.reason);
+                }
+                self.actions.push(Action::Ack(burials.into_iter().map(|burial| burial.delivery).collect()));
+                self.actions.push(Action::WakeRelay);
+            }
+            Err(error) => {
+                self.to_bury.extend(burials);
+                self.ledger_failed("bury dead letters", &error, now);
+            }
+        }
+    }
+
+    /// The next batch of claims: keys are distinct because a key is queued only when its invocation is made.
+    pub(super) fn ask_claim(&mut self) {
+        let Some(owner) = self.owner.clone() else { return };
+        let mut requests = Vec::new();
+        while requests.len() < self.batch {
+            let Some(key) = self.to_claim.pop_front() else { break };
+            let Some(invocation) = self.invocations.get_mut(&key) else { continue };
+            invocation.asked = invocation.admitted.resume;
+            requests.push(ClaimRequest { key, digest: invocation.admitted.digest, resume: invocation.admitted.resume });
+        }
+        if !requests.is_empty() {
+            self.claiming = true;
+            self.actions.push(Action::Claim { owner, requests });
+        }
+    }
+
+    pub(super) fn on_claimed(&mut self, keys: Vec<Key>, result: Result<Vec<Verdict>, weft_ledger::Error>, now: Now) {
+        self.claiming = false;
+        let verdicts = match result {
+            Ok(verdicts) if verdicts.len() == keys.len() => verdicts,
+            Ok(verdicts) => {
+                // Fail closed: an answer that does not fit the question is no answer.
+                let what = format!("{} verdicts for {} claims", verdicts.len(), keys.len());
+                self.claims_failed(keys, &weft_ledger::Error::Corrupt { what }, now);
+                return;
+            }
+            Err(error) => {
+                self.claims_failed(keys, &error, now);
+                return;
+            }
+        };
+        self.ledger_answered();
+        let (mut known, mut acks) = (0u64, Vec::new());
+        for (key, verdict) in keys.into_iter().zip(verdicts) {
+            self.on_verdict(&key, verdict, &mut known, &mut acks, now);
+        }
+        for _ in 0..known {
+            self.stats.add(&self.stats.duplicates);
+        }
+        if !acks.is_empty() {
+            self.actions.push(Action::Ack(acks));
+        }
+    }
+
+    fn claims_failed(&mut self, keys: Vec<Key>, error: &weft_ledger::Error, now: Now) {
+        self.to_claim.extend(keys);
+        self.ledger_failed("claim", error, now);
+        if self.draining {
+            self.hand_back_unclaimed();
+        }
+    }
+
+    fn on_verdict(&mut self, key: &Key, verdict: Verdict, known: &mut u64, acks: &mut Vec<DeliveryId>, now: Now) {
+        let Some(invocation) = self.invocations.get_mut(key) else { return };
+        spans::verdict(&invocation.step, &invocation.span, &verdict);
+        let outside = invocation.admitted.resume.is_none();
+        match verdict {
+            Verdict::Run(claim) => {
+                // The claim proves that the ledger knows this payload, so rivals are mismatches now.
+                let rivals = std::mem::take(&mut invocation.rivals);
+                invocation.step = spans::wait(&invocation.span);
+                invocation.phase = Phase::Ready { claim, cold: false };
+                let alone = claim.crashes > 0;
+                let queue = if alone { &mut self.ready_alone } else { &mut self.ready };
+                queue.push_back(key.clone());
+                for (delivery, rival) in rivals {
+                    self.mismatch(delivery, &rival, now);
+                }
+                if self.draining {
+                    self.release(key);
+                }
+            }
+            Verdict::Deferred { .. } if invocation.admitted.resume != invocation.asked => self.claim_again(key),
+            Verdict::Replay { .. } | Verdict::Deferred { .. } | Verdict::Dead => {
+                *known += u64::from(outside);
+                acks.extend(self.forget(key, now));
+            }
+            Verdict::Busy { retry_in } => {
+                invocation.phase = Phase::Parked;
+                let wait =
+                    retry_in.clamp(Duration::from_millis(20), BUSY_AT_MOST).mul_f64(0.9 + 0.2 * self.random.f64());
+                self.timers.push(Timer::new(now.mono + wait, What::Parked(key.clone())));
+            }
+            Verdict::Mismatch => {
+                let Some(invocation) = self.invocations.remove(key) else { return };
+                for delivery in invocation.deliveries {
+                    self.mismatch(delivery, &invocation.admitted, now);
+                }
+                for (delivery, rival) in invocation.rivals {
+                    self.accept(delivery, rival, now);
+                }
+            }
+        }
+    }
+
+    /// A parked key's wait is over.
+    pub(super) fn claim_again(&mut self, key: &Key) {
+        if let Some(invocation) = self.invocations.get_mut(key) {
+            invocation.phase = Phase::Claiming;
+            invocation.step = spans::claim(&invocation.span);
+            self.to_claim.push_back(key.clone());
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! One function: from a delivery to its ack.
+//!
+//! [`task`] is the loop (select, handle, do); [`core`] the state it owns; [`intake`], [`placing`], [`settling`] and
+//! [`stopping`] the rules, with no I/O in them.
+
+pub(crate) mod core;
+mod intake;
+mod placing;
+mod settling;
+mod stopping;
+pub(crate) mod task;
+mod timer;
+
+/// The most events in one statement of the ledger.
+pub(crate) const BATCH: usize = 256;

@@ -1,0 +1,280 @@
+//! From a claim to a worker: slots, starting workers from zero, stopping idle ones.
+
+use std::time::Duration;
+
+use weft_ledger::Claim;
+use weft_schemas::frame::{InvocationId, Invoke};
+use weft_schemas::{ErrorInfo, Key, Outcome};
+
+use super::core::{Action, Core, Now, Phase, Running, WorkerPhase, WorkerState};
+use super::timer::{Timer, What};
+use crate::link::{Ending, FromWorker, WorkerId};
+use crate::scale::{self, Why};
+use crate::spans;
+
+/// How long after its deadline an attempt may take to end by itself before its worker is killed.
+const OVERDUE: Duration = Duration::from_millis(1_000);
+/// Wait after the first failed start; doubles up to [`START_WAIT_MOST`].
+const START_WAIT: Duration = Duration::from_millis(200);
+const START_WAIT_MOST: Duration = Duration::from_secs(30);
+/// Failed starts in a row that make a function unhealthy.
+const UNHEALTHY_AFTER: u32 = 3;
+
+impl Core {
+    /// Gives slots to what is ready.
+    pub(super) fn place(&mut self, now: Now) {
+        while let Some(key) = self.ready_alone.front().cloned() {
+            let idle = self.workers.iter().find(|(_, worker)| worker.is_up() && worker.running.is_empty());
+            let Some((&worker, _)) = idle else { break };
+            self.ready_alone.pop_front();
+            self.start_attempt(&key, worker, true, now);
+        }
+        while let Some(key) = self.ready.front().cloned() {
+            let Some(worker) = self.fullest_with_room() else { break };
+            self.ready.pop_front();
+            self.start_attempt(&key, worker, false, now);
+        }
+    }
+
+    /// Packing workers lets the others fall idle and leave.
+    fn fullest_with_room(&self) -> Option<WorkerId> {
+        let slots = self.function.slots as usize;
+        self.workers
+            .iter()
+            .filter(|(_, worker)| worker.is_up() && !worker.alone && worker.running.len() < slots)
+            .max_by_key(|(_, worker)| worker.running.len())
+            .map(|(&id, _)| id)
+    }
+
+    fn start_attempt(&mut self, key: &Key, worker: WorkerId, alone: bool, now: Now) {
+        let Some(invocation) = self.invocations.get_mut(key) else { return };
+        let Phase::Ready { claim, cold } = invocation.phase else { return };
+        let Some(state) = self.workers.get_mut(&worker) else { return };
+        let id = InvocationId(self.next_invocation);
+        self.next_invocation += 1;
+        state.running.insert(id, key.clone());
+        state.alone = alone;
+        invocation.step = spans::invoke(&invocation.span, &self.function.name, key.as_str(), &claim, cold, worker);
+        let invoke = Invoke {
+            id,
+            handler: self.function.handler.clone(),
+            key: key.clone(),
+            fence: claim.fence,
+            epoch: claim.epoch,
+            attempt: claim.attempt,
+            remaining_ms: millis(self.function.timeout),
+            keep_ms: millis(self.function.idempotency.keep),
+            event: invocation.admitted.event.clone(),
+            trace: spans::context(&invocation.step),
+        };
+        invocation.phase = Phase::Running(Box::new(Running { claim, id, worker, cold, alone, superseded: false }));
+        self.timers.push(Timer::new(now.mono + self.function.timeout + OVERDUE, What::Overdue(worker, id)));
+        self.stats.add(&self.stats.attempts);
+        if cold {
+            self.stats.add(&self.stats.cold_starts);
+        }
+        self.stats.sample(cold, now.mono.saturating_duration_since(invocation.received));
+        self.actions.push(Action::Invoke(worker, Box::new(invoke)));
+    }
+
+    /// Starts what is missing and sends home what is idle too long.
+    pub(super) fn scale(&mut self, now: Now) {
+        let held = self.start_again.is_some_and(|again| again > now.mono);
+        let mut signals = scale::Signals {
+            running: count(self.running()),
+            waiting: count(self.ready.len()),
+            waiting_alone: count(self.ready_alone.len()),
+            held,
+            ..scale::Signals::default()
+        };
+        for worker in self.workers.values().filter(|worker| worker.phase != WorkerPhase::Draining) {
+            signals.workers += 1;
+            signals.starting += u32::from(worker.phase == WorkerPhase::Starting);
+            signals.alone += u32::from(worker.alone && !worker.running.is_empty());
+        }
+        let policy = scale::Policy {
+            slots: self.function.slots,
+            most: self.bounds.workers,
+            least: if self.draining { 0 } else { self.bounds.provisioned_workers },
+        };
+        let decision = scale::decide(signals, policy);
+        self.stats.scaled(decision.why.as_str());
+        for _ in signals.workers..decision.workers {
+            self.launch(now);
+        }
+        // Whatever is still without a slot waits for a worker: that is a cold start, and a throttle at the cap.
+        for key in self.ready.iter().chain(&self.ready_alone) {
+            if let Some(invocation) = self.invocations.get_mut(key)
+                && let Phase::Ready { cold, .. } = &mut invocation.phase
+                && !*cold
+            {
+                *cold = true;
+                invocation.step = spans::cold_start(&invocation.step, &self.function.name, decision.why.as_str());
+                if decision.why == Why::Capped {
+                    self.stats.add(&self.stats.throttles);
+                }
+            }
+        }
+    }
+
+    fn launch(&mut self, now: Now) {
+        let id = WorkerId(self.next_worker);
+        self.next_worker += 1;
+        let worker = WorkerState {
+            phase: WorkerPhase::Starting,
+            running: std::collections::BTreeMap::new(),
+            alone: false,
+            killed_for: None,
+            killed: false,
+            idle_since: now.mono,
+        };
+        self.workers.insert(id, worker);
+        self.actions.push(Action::Launch(id));
+    }
+
+    pub(super) fn on_worker(&mut self, id: WorkerId, from: FromWorker, now: Now) {
+        match from {
+            FromWorker::Ready { handlers, init } => self.on_ready(id, &handlers, init, now),
+            FromWorker::Outcome { id: invocation, outcome, emits } => {
+                let Some(worker) = self.workers.get_mut(&id) else { return };
+                let Some(key) = worker.running.remove(&invocation) else { return };
+                if worker.running.is_empty() {
+                    self.fell_idle(id, now);
+                }
+                self.on_outcome(&key, outcome, emits, now);
+            }
+            FromWorker::Spans(spans) => self.actions.push(Action::ForwardSpans(spans)),
+            FromWorker::Gone(ending) => self.on_gone(id, &ending, now),
+        }
+    }
+
+    fn on_ready(&mut self, id: WorkerId, handlers: &[String], init: Duration, now: Now) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if !handlers.contains(&self.function.handler) {
+            let reason = format!(
+                "the program does not register the handler {:?}; it registers: {}",
+                self.function.handler,
+                handlers.join(", ")
+            );
+            worker.killed = true;
+            worker.phase = WorkerPhase::Draining;
+            self.start_failed(reason, now);
+            self.actions.push(Action::KillWorker(id));
+            return;
+        }
+        if worker.phase == WorkerPhase::Starting {
+            worker.phase = WorkerPhase::Up;
+        }
+        tracing::debug!(function = %self.function.name, worker = id.0, init_us = millis(init * 1000), "worker ready");
+        if self.failed_starts > 0 {
+            self.failed_starts = 0;
+            self.start_again = None;
+            self.stats.failed_starts.store(0, std::sync::atomic::Ordering::Relaxed);
+            self.stats.unhealthy(None);
+            tracing::info!(function = %self.function.name, "function is healthy again");
+        }
+        self.fell_idle(id, now);
+    }
+
+    fn fell_idle(&mut self, id: WorkerId, now: Now) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.alone = false;
+        worker.idle_since = now.mono;
+        self.timers.push(Timer::new(now.mono + self.function.keep_alive, What::Idle(id)));
+    }
+
+    /// A worker's keep-alive may be over: stops it unless it has worked since or is provisioned.
+    pub(super) fn stop_idle(&mut self, id: WorkerId, now: Now) {
+        let up = self.workers.values().filter(|worker| worker.is_up()).count();
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let idle = worker.is_up() && worker.running.is_empty();
+        let over = now.mono.saturating_duration_since(worker.idle_since) >= self.function.keep_alive;
+        let provisioned = !self.draining && up <= self.bounds.provisioned_workers as usize;
+        if idle && over && !provisioned {
+            worker.phase = WorkerPhase::Draining;
+            self.actions.push(Action::DrainWorker(id));
+        }
+    }
+
+    /// An attempt should have ended by itself and has not: its worker does not obey, so it goes.
+    pub(super) fn overdue(&mut self, id: WorkerId, invocation: InvocationId) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.running.contains_key(&invocation) && worker.killed_for.is_none() {
+            worker.killed_for = Some(invocation);
+            worker.phase = WorkerPhase::Draining;
+            tracing::warn!(function = %self.function.name, worker = id.0, "worker ignores the deadline, killed");
+            self.actions.push(Action::KillWorker(id));
+        }
+    }
+
+    fn on_gone(&mut self, id: WorkerId, ending: &Ending, now: Now) {
+        let Some(worker) = self.workers.remove(&id) else { return };
+        self.actions.push(Action::WorkerGone(id));
+        if !ending.ready && worker.phase == WorkerPhase::Starting && !self.draining {
+            self.start_failed(ending.to_string(), now);
+        }
+        let crashed = Outcome::Crashed { error: ErrorInfo::new("Crashed", ending.to_string()) };
+        if !worker.running.is_empty() && worker.killed_for.is_none() && !worker.killed {
+            tracing::warn!(
+                function = %self.function.name, worker = id.0, ending = %ending, running = worker.running.len(),
+                "worker went away with work"
+            );
+        }
+        for (invocation, key) in worker.running {
+            let outcome = match worker.killed_for {
+                Some(guilty) if guilty == invocation => Outcome::TimedOut,
+                // We killed it for another's sake or for a stop of ours.
+                Some(_) => Outcome::Drained,
+                None if worker.killed => Outcome::Drained,
+                None => crashed.clone(),
+            };
+            self.on_outcome(&key, outcome, Vec::new(), now);
+        }
+    }
+
+    fn start_failed(&mut self, reason: String, now: Now) {
+        self.failed_starts = self.failed_starts.saturating_add(1);
+        self.stats.failed_starts.store(self.failed_starts, std::sync::atomic::Ordering::Relaxed);
+        let doublings = self.failed_starts.saturating_sub(1).min(10);
+        let wait = (START_WAIT * (1 << doublings)).min(START_WAIT_MOST).mul_f64(0.8 + 0.4 * self.random.f64());
+        let again = now.mono + wait;
+        self.start_again = Some(again);
+        self.timers.push(Timer::new(again, What::Start));
+        if self.failed_starts == UNHEALTHY_AFTER {
+            tracing::error!(
+                function = %self.function.name, reason,
+                "function is unhealthy: its workers do not start, its events wait"
+            );
+        } else {
+            tracing::warn!(function = %self.function.name, reason, wait_ms = millis(wait), "worker did not start");
+        }
+        self.stats.unhealthy(Some(reason));
+    }
+
+    /// The claim of what is ready is given back, uncounted.
+    pub(super) fn take_unplaced(&mut self) -> Vec<Key> {
+        self.ready.drain(..).chain(self.ready_alone.drain(..)).collect()
+    }
+
+    pub(super) fn claim_of(&self, key: &Key) -> Option<Claim> {
+        match self.invocations.get(key)?.phase {
+            Phase::Ready { claim, .. } | Phase::Settling { claim, .. } => Some(claim),
+            Phase::Running(ref running) => Some(running.claim),
+            Phase::Claiming | Phase::Parked => None,
+        }
+    }
+}
+
+impl WorkerState {
+    pub(super) fn is_up(&self) -> bool {
+        self.phase == WorkerPhase::Up
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

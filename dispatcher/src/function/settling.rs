@@ -1,0 +1,169 @@
+//! From an outcome to an ack: the retry decision, the ledger's settle, and what its refusal means.
+
+use weft_ledger::{Claim, Settle, Settled, Settlement};
+use weft_schemas::{Event, Key, Outcome};
+
+use super::core::{Action, AfterSettle, Core, LetterOf, Now, Phase, retry};
+use crate::retry::{Ended, Next, decide};
+use crate::spans;
+
+impl Core {
+    pub(super) fn on_outcome(&mut self, key: &Key, outcome: Outcome, emits: Vec<Event>, now: Now) {
+        let Some(invocation) = self.invocations.get(key) else { return };
+        let Phase::Running(running) = &invocation.phase else { return };
+        let claim = running.claim;
+        let superseded = running.superseded;
+        spans::outcome(&invocation.step, &invocation.span, &outcome);
+        let age_ms = now.wall.as_millisecond().saturating_sub(claim.first_seen_at.as_millisecond());
+        let ended = Ended {
+            outcome: if superseded && !matches!(outcome, Outcome::Committed { .. }) {
+                &Outcome::Superseded
+            } else {
+                &outcome
+            },
+            attempt: claim.attempt.0,
+            crashes: claim.crashes,
+            age: std::time::Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)),
+            timeout: self.function.timeout,
+            random: self.random.f64(),
+        };
+        match &outcome {
+            Outcome::Crashed { .. } => self.stats.add(&self.stats.crashes),
+            Outcome::TimedOut => self.stats.add(&self.stats.timeouts),
+            _ => {}
+        }
+        match decide(&self.function.retry, ended) {
+            Next::Succeed => {
+                let Outcome::Succeeded { result } = outcome else { return };
+                let outbox = emits.iter().map(|event| self.emitted(event, &invocation.span)).collect();
+                let keep = self.function.idempotency.keep;
+                self.settle(key, claim, Settlement::Succeeded { result, keep, outbox }, AfterSettle::Ack);
+            }
+            Next::Nothing => {
+                self.stats.add(&self.stats.succeeded);
+                spans::ack(&invocation.span, &self.queue);
+                let deliveries = self.forget(key, now);
+                self.actions.push(Action::Ack(deliveries));
+                self.actions.push(Action::WakeRelay);
+            }
+            Next::Again { after, error, crashed } => {
+                tracing::info!(
+                    function = %self.function.name, %key, attempt = claim.attempt.0, kind = error.kind, error = error.message,
+                    after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX), "attempt failed, will be tried again"
+                );
+                let mut retry = retry(&invocation.admitted.message, &self.prefix, &self.function, claim.fence, after);
+                spans::leave_link(&mut retry.message, &invocation.step);
+                self.settle(key, claim, Settlement::Waiting { error, crashed, retry }, AfterSettle::Ack);
+            }
+            Next::Dead { reason, error } => {
+                tracing::warn!(
+                    function = %self.function.name, %key, attempt = claim.attempt.0, reason = reason.as_str(),
+                    kind = error.kind, error = error.message, "event given up"
+                );
+                let of = LetterOf::Invocation { admitted: &invocation.admitted, claim: &claim };
+                let (letter, copy) = self.letter(of, reason, error, now);
+                self.settle(key, claim, Settlement::Dead { letter: Box::new(letter), copy }, AfterSettle::Ack);
+            }
+            Next::Release => self.settle(key, claim, Settlement::Released, AfterSettle::Release),
+            Next::AskAgain => self.ask_again(key, now),
+        }
+    }
+
+    /// Gives a claim back without counting its attempt.
+    pub(super) fn release(&mut self, key: &Key) {
+        if let Some(claim) = self.claim_of(key) {
+            self.settle(key, claim, Settlement::Released, AfterSettle::Release);
+        }
+    }
+
+    fn settle(&mut self, key: &Key, claim: Claim, to: Settlement, then: AfterSettle) {
+        let Some(invocation) = self.invocations.get_mut(key) else { return };
+        invocation.step = spans::settle(&invocation.span);
+        let settle = Box::new(Settle { key: key.clone(), fence: claim.fence, to });
+        invocation.phase = Phase::Settling { claim, settle, then };
+        self.to_settle.push_back(key.clone());
+    }
+
+    pub(super) fn ask_settle(&mut self) {
+        let mut settles = Vec::new();
+        while settles.len() < self.batch {
+            let Some(key) = self.to_settle.pop_front() else { break };
+            if let Some(invocation) = self.invocations.get(&key)
+                && let Phase::Settling { settle, .. } = &invocation.phase
+            {
+                settles.push(settle.as_ref().clone());
+            }
+        }
+        if !settles.is_empty() {
+            self.settling = true;
+            self.actions.push(Action::Settle(settles));
+        }
+    }
+
+    pub(super) fn on_settled(&mut self, keys: Vec<Key>, result: Result<Vec<Settled>, weft_ledger::Error>, now: Now) {
+        self.settling = false;
+        let answers = match result {
+            Ok(answers) if answers.len() == keys.len() => answers,
+            Ok(answers) => {
+                let what = format!("{} answers for {} settles", answers.len(), keys.len());
+                self.settles_failed(keys, &weft_ledger::Error::Corrupt { what }, now);
+                return;
+            }
+            Err(error) => {
+                self.settles_failed(keys, &error, now);
+                return;
+            }
+        };
+        self.ledger_answered();
+        let (mut acks, mut wake) = (Vec::new(), false);
+        for (key, answer) in keys.into_iter().zip(answers) {
+            let Some(invocation) = self.invocations.get(&key) else { continue };
+            let Phase::Settling { settle, then, .. } = &invocation.phase else { continue };
+            match (answer, then) {
+                (Settled::Done, AfterSettle::Ack) => {
+                    wake |= !matches!(&settle.to, Settlement::Succeeded { outbox, .. } if outbox.is_empty());
+                    self.count(&settle.to);
+                    spans::ack(&invocation.span, &self.queue);
+                    acks.extend(self.forget(&key, now));
+                }
+                (Settled::Done, AfterSettle::Release) => self.ask_again(&key, now),
+                (Settled::AuthorityLost, _) => {
+                    tracing::info!(function = %self.function.name, %key, "late settle refused, asking the ledger");
+                    self.ask_again(&key, now);
+                }
+            }
+        }
+        if !acks.is_empty() {
+            self.actions.push(Action::Ack(acks));
+        }
+        if wake {
+            self.actions.push(Action::WakeRelay);
+        }
+    }
+
+    /// A settle that was not answered may have been written: asked again, it is refused by its own fence then, and
+    /// the claim that follows tells where the invocation stands.
+    fn settles_failed(&mut self, keys: Vec<Key>, error: &weft_ledger::Error, now: Now) {
+        self.to_settle.extend(keys);
+        self.ledger_failed("settle", error, now);
+    }
+
+    fn count(&self, settlement: &Settlement) {
+        match settlement {
+            Settlement::Succeeded { .. } => self.stats.add(&self.stats.succeeded),
+            Settlement::Waiting { .. } => self.stats.add(&self.stats.retries),
+            Settlement::Dead { letter, .. } => self.stats.died(letter.reason),
+            Settlement::Released => {}
+        }
+    }
+
+    /// Finds out anew where an invocation stands; in a drain the broker keeps it for whoever comes next.
+    pub(super) fn ask_again(&mut self, key: &Key, now: Now) {
+        if self.draining {
+            let deliveries = self.forget(key, now);
+            self.actions.push(Action::Requeue(deliveries));
+        } else {
+            self.claim_again(key);
+        }
+    }
+}

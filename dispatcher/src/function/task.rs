@@ -1,0 +1,226 @@
+//! One function's loop: select turns every source into one input, the state handles it, and doing comes last.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use weft_ledger::{Ledger, Owner};
+use weft_process::shutdown::Shutdown;
+use weft_process::telemetry::Forwarder;
+use weft_schemas::frame::Start;
+use weft_schemas::manifest::Function;
+
+use super::core::{Action, Core, Input, Now};
+use crate::broker::{Acks, Delivery, Subscription};
+use crate::link::{FromWorker, Launch, Program, Worker, WorkerId};
+use crate::status::Stats;
+
+/// How long a worker may take from its start until it is ready.
+const INIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after the drain's own limit the loop gives up waiting for the ledger.
+const DRAIN_MARGIN: Duration = Duration::from_secs(10);
+
+/// Everything that the loop talks to.
+pub(crate) struct Surroundings {
+    pub function: Arc<Function>,
+    pub subscription: Subscription,
+    pub ledger: Arc<dyn Ledger>,
+    pub owner: watch::Receiver<Option<Owner>>,
+    pub program: Arc<Program>,
+    /// What each worker is told first; its name is filled in here.
+    pub start: Start,
+    pub relay: Arc<Notify>,
+    pub forwarder: Arc<Forwarder>,
+    pub stats: Stats,
+    pub shutdown: Shutdown,
+    pub drain_limit: Duration,
+}
+
+/// Runs one function until it is drained. Dropping the future kills its workers.
+pub(crate) async fn run(mut core: Core, around: Surroundings) {
+    let mut hands = Hands::new(&around);
+    let Surroundings { subscription, mut owner, shutdown, drain_limit, .. } = around;
+    let Subscription { mut deliveries, acks: _ } = subscription;
+    let mut open = true;
+    let mut draining = false;
+    let mut give_up: Option<Instant> = None;
+    hands.inputs.push(Input::Owner(owner.borrow_and_update().clone()));
+    let mut batch: Vec<Delivery> = Vec::new();
+    loop {
+        let input = if let Some(input) = hands.inputs.pop() {
+            input
+        } else {
+            let timer = core.next_timer().into_iter().chain(give_up).min();
+            tokio::select! {
+                biased;
+                () = shutdown.kill.cancelled() => {
+                    hands.kill_all();
+                    return;
+                }
+                () = shutdown.drain.cancelled(), if !draining => {
+                    draining = true;
+                    give_up = Some(Instant::now() + drain_limit + DRAIN_MARGIN);
+                    Input::Drain
+                }
+                Ok(()) = owner.changed() => Input::Owner(owner.borrow_and_update().clone()),
+                Some((id, from)) = hands.from_workers.recv() => Input::Worker(id, from),
+                Some(answer) = hands.answers.join_next(), if !hands.answers.is_empty() => match answer {
+                    Ok(input) => input,
+                    Err(panic) => {
+                        // The claims it was about stay ours and lapse with the lease: stop rather than guess.
+                        tracing::error!(error = %panic, "ledger task failed, function stops");
+                        return;
+                    }
+                },
+                count = deliveries.recv_many(&mut batch, super::BATCH), if open => {
+                    if count == 0 {
+                        open = false;
+                        Input::DeliveriesEnded
+                    } else {
+                        Input::Delivered(std::mem::take(&mut batch))
+                    }
+                }
+                () = at(timer) => Input::Tick,
+            }
+        };
+        let now = Now { mono: Instant::now(), wall: Timestamp::now() };
+        if give_up.is_some_and(|limit| limit <= now.mono) {
+            tracing::warn!("drain given up, what is left is taken over by the next start");
+            hands.kill_all();
+            return;
+        }
+        for action in core.handle(input, now) {
+            if hands.act(action).await {
+                return;
+            }
+        }
+    }
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Does what the state says.
+struct Hands {
+    function: Arc<Function>,
+    acks: Acks,
+    ledger: Arc<dyn Ledger>,
+    program: Arc<Program>,
+    start: Start,
+    relay: Arc<Notify>,
+    forwarder: Arc<Forwarder>,
+    stats: Stats,
+    workers: HashMap<WorkerId, Worker>,
+    to_loop: mpsc::Sender<(WorkerId, FromWorker)>,
+    from_workers: mpsc::Receiver<(WorkerId, FromWorker)>,
+    answers: JoinSet<Input>,
+    /// Inputs that are known already.
+    inputs: Vec<Input>,
+}
+
+impl Hands {
+    fn new(around: &Surroundings) -> Self {
+        let (to_loop, from_workers) = mpsc::channel(1024);
+        Self {
+            function: Arc::clone(&around.function),
+            acks: around.subscription.acks.clone(),
+            ledger: Arc::clone(&around.ledger),
+            program: Arc::clone(&around.program),
+            start: around.start.clone(),
+            relay: Arc::clone(&around.relay),
+            forwarder: Arc::clone(&around.forwarder),
+            stats: around.stats.clone(),
+            workers: HashMap::new(),
+            to_loop,
+            from_workers,
+            answers: JoinSet::new(),
+            inputs: Vec::new(),
+        }
+    }
+
+    /// Does one thing; `true` when the loop is done.
+    async fn act(&mut self, action: Action) -> bool {
+        match action {
+            Action::Claim { owner, requests } => {
+                let (ledger, function) = (Arc::clone(&self.ledger), Arc::clone(&self.function));
+                self.answers.spawn(async move {
+                    let result = ledger.claim(&owner, &function.name, &requests).await;
+                    Input::Claimed { keys: requests.into_iter().map(|request| request.key).collect(), result }
+                });
+            }
+            Action::Settle(settles) => {
+                let (ledger, function) = (Arc::clone(&self.ledger), Arc::clone(&self.function));
+                self.answers.spawn(async move {
+                    let result = ledger.settle(&function.name, &settles).await;
+                    Input::Settled { keys: settles.into_iter().map(|settle| settle.key).collect(), result }
+                });
+            }
+            Action::Bury(burials) => {
+                let ledger = Arc::clone(&self.ledger);
+                self.answers.spawn(async move {
+                    let letters: Vec<_> =
+                        burials.iter().map(|burial| (burial.letter.clone(), burial.copy.clone())).collect();
+                    let result = ledger.bury(&letters).await;
+                    Input::Buried { burials, result }
+                });
+            }
+            Action::Ack(ids) => self.acks.ack(ids),
+            Action::Requeue(ids) => self.acks.requeue(ids),
+            Action::StopConsuming => self.acks.stop(),
+            Action::Launch(id) => self.launch(id),
+            Action::Invoke(id, invoke) => {
+                if let Some(worker) = self.workers.get(&id) {
+                    worker.invoke(*invoke);
+                }
+            }
+            Action::Cancel(id, invocation) => {
+                if let Some(worker) = self.workers.get(&id) {
+                    worker.cancel(invocation);
+                }
+            }
+            Action::DrainWorker(id) => {
+                if let Some(worker) = self.workers.get(&id) {
+                    worker.drain();
+                }
+            }
+            Action::KillWorker(id) => {
+                if let Some(worker) = self.workers.get(&id) {
+                    worker.kill();
+                }
+            }
+            Action::WorkerGone(id) => {
+                self.workers.remove(&id);
+                self.stats.worker_gone();
+            }
+            Action::WakeRelay => self.relay.notify_one(),
+            Action::ForwardSpans(spans) => self.forwarder.forward(spans),
+            Action::Stopped => {
+                self.acks.flush().await;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn kill_all(&mut self) {
+        for (_, worker) in self.workers.drain() {
+            worker.kill();
+            self.stats.worker_gone();
+        }
+    }
+
+    fn launch(&mut self, id: WorkerId) {
+        let mut start = self.start.clone();
+        start.worker = format!("{}-{}", self.function.name, id.0);
+        let launch = Launch { id, program: Arc::clone(&self.program), start, init_timeout: INIT_TIMEOUT };
+        self.stats.worker_started();
+        self.workers.insert(id, Worker::launch(launch, self.to_loop.clone()));
+    }
+}

@@ -1,0 +1,51 @@
+//! Timers of one function's loop. They are never cancelled: each is checked against the state when it is due.
+
+use std::cmp::Ordering;
+use std::time::Instant;
+
+use weft_schemas::Key;
+use weft_schemas::frame::InvocationId;
+
+use crate::link::WorkerId;
+
+/// A moment at which something is to be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Timer {
+    pub at: Instant,
+    pub what: What,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum What {
+    /// The ledger may be asked again.
+    Ledger,
+    /// A parked key may be claimed again.
+    Parked(Key),
+    /// An invocation should have ended by itself.
+    Overdue(WorkerId, InvocationId),
+    /// A worker may have been idle long enough.
+    Idle(WorkerId),
+    /// Workers may be started again after failures.
+    Start,
+    /// A drain has waited long enough.
+    Drain,
+}
+
+impl Timer {
+    pub fn new(at: Instant, what: What) -> Self {
+        Self { at, what }
+    }
+}
+
+impl Ord for Timer {
+    /// The earliest is the greatest, as a max-heap wants it.
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.at.cmp(&self.at)
+    }
+}
+
+impl PartialOrd for Timer {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}

@@ -1,0 +1,5 @@
+//! How many workers a function should have.
+
+pub mod decide;
+
+pub use decide::{Decision, Policy, Signals, Why, decide};

@@ -1,0 +1,232 @@
+//! What a dispatcher knows about itself: counters and gauges per function, for status, health and the demo's summary.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde::Serialize;
+use weft_schemas::{FunctionName, Reason};
+
+/// Durations in microseconds, bounded in memory: the newest [`Samples::MOST`] are kept.
+#[derive(Debug, Default)]
+pub struct Samples {
+    kept: Mutex<(Vec<u64>, usize)>,
+}
+
+impl Samples {
+    pub const MOST: usize = 16_384;
+
+    fn add(&self, duration: Duration) {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let mut kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (values, next) = &mut *kept;
+        if values.len() < Self::MOST {
+            values.push(micros);
+        } else if let Some(slot) = values.get_mut(*next) {
+            *slot = micros;
+            *next = (*next + 1) % Self::MOST;
+        }
+    }
+
+    /// The kept samples in no order.
+    pub fn values(&self) -> Vec<u64> {
+        self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0.clone()
+    }
+}
+
+/// The live numbers of one function. Written by its loop, read by anybody.
+#[derive(Debug, Default)]
+pub struct FunctionStats {
+    /// Deliveries received, of any kind.
+    pub received: AtomicU64,
+    /// Deliveries from outside that asked for an invocation known already (not retries, not redeliveries).
+    pub duplicates: AtomicU64,
+    /// Attempts started.
+    pub attempts: AtomicU64,
+    pub succeeded: AtomicU64,
+    /// Attempts that ended in another one.
+    pub retries: AtomicU64,
+    pub crashes: AtomicU64,
+    pub timeouts: AtomicU64,
+    /// Invocations that had to wait because a cap was reached.
+    pub throttles: AtomicU64,
+    pub cold_starts: AtomicU64,
+    /// Workers started and failed before they were ready, in a row.
+    pub failed_starts: AtomicU32,
+    pub running: AtomicU32,
+    pub waiting: AtomicU32,
+    pub workers: AtomicU32,
+    pub peak_workers: AtomicU32,
+    /// Event received → handler entered, for attempts that waited for a worker to start.
+    pub cold: Samples,
+    /// Event received → handler entered, for attempts that found a free slot.
+    pub warm: Samples,
+    dead: Mutex<BTreeMap<Reason, u64>>,
+    reason: Mutex<Option<String>>,
+    scale: Mutex<&'static str>,
+}
+
+impl FunctionStats {
+    pub(crate) fn add(&self, counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn died(&self, reason: Reason) {
+        *lock(&self.dead).entry(reason).or_default() += 1;
+    }
+
+    pub(crate) fn gauge(&self, running: u32, waiting: u32, workers: u32) {
+        self.running.store(running, Ordering::Relaxed);
+        self.waiting.store(waiting, Ordering::Relaxed);
+        self.workers.store(workers, Ordering::Relaxed);
+        self.peak_workers.fetch_max(workers, Ordering::Relaxed);
+    }
+
+    pub(crate) fn scaled(&self, why: &'static str) {
+        *lock(&self.scale) = why;
+    }
+
+    /// Why the function's events wait, or `None` when it is well.
+    pub(crate) fn unhealthy(&self, reason: Option<String>) {
+        *lock(&self.reason) = reason;
+    }
+
+    pub(crate) fn sample(&self, cold: bool, duration: Duration) {
+        if cold { self.cold.add(duration) } else { self.warm.add(duration) }
+    }
+
+    /// Dead letters by reason since the start.
+    pub fn dead(&self) -> BTreeMap<Reason, u64> {
+        lock(&self.dead).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// The live numbers of a dispatcher. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Stats {
+    functions: Arc<BTreeMap<FunctionName, Arc<FunctionStats>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Outbox rows published.
+    relayed: AtomicU64,
+    ledger_trouble: Mutex<Option<String>>,
+    workers: AtomicU32,
+    peak_workers: AtomicU32,
+}
+
+impl Stats {
+    pub(crate) fn new(functions: impl IntoIterator<Item = FunctionName>) -> Self {
+        let functions = functions.into_iter().map(|name| (name, Arc::default())).collect();
+        Self { functions: Arc::new(functions), shared: Arc::default() }
+    }
+
+    pub fn functions(&self) -> &BTreeMap<FunctionName, Arc<FunctionStats>> {
+        &self.functions
+    }
+
+    pub(crate) fn worker_started(&self) {
+        let now = self.shared.workers.fetch_add(1, Ordering::Relaxed) + 1;
+        self.shared.peak_workers.fetch_max(now, Ordering::Relaxed);
+    }
+
+    pub(crate) fn worker_gone(&self) {
+        self.shared.workers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn relayed(&self, count: u64) {
+        self.shared.relayed.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// What is wrong with the ledger, or `None` when it answers.
+    pub(crate) fn ledger_trouble(&self, trouble: Option<String>) {
+        *lock(&self.shared.ledger_trouble) = trouble;
+    }
+
+    /// Workers alive, over all functions.
+    pub fn workers(&self) -> u32 {
+        self.shared.workers.load(Ordering::Relaxed)
+    }
+
+    /// The most workers that were alive at one time.
+    pub fn peak_workers(&self) -> u32 {
+        self.shared.peak_workers.load(Ordering::Relaxed)
+    }
+
+    /// A copy for people and machines.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            workers: self.workers(),
+            peak_workers: self.peak_workers(),
+            relayed: self.shared.relayed.load(Ordering::Relaxed),
+            ledger_trouble: lock(&self.shared.ledger_trouble).clone(),
+            functions: self.functions.iter().map(|(name, stats)| (name.clone(), stats.snapshot())).collect(),
+        }
+    }
+}
+
+impl FunctionStats {
+    fn snapshot(&self) -> FunctionSnapshot {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        FunctionSnapshot {
+            running: self.running.load(Ordering::Relaxed),
+            waiting: self.waiting.load(Ordering::Relaxed),
+            workers: self.workers.load(Ordering::Relaxed),
+            peak_workers: self.peak_workers.load(Ordering::Relaxed),
+            scale: lock(&self.scale).to_string(),
+            received: read(&self.received),
+            duplicates: read(&self.duplicates),
+            attempts: read(&self.attempts),
+            succeeded: read(&self.succeeded),
+            retries: read(&self.retries),
+            crashes: read(&self.crashes),
+            timeouts: read(&self.timeouts),
+            throttles: read(&self.throttles),
+            cold_starts: read(&self.cold_starts),
+            dead: self.dead(),
+            unhealthy: lock(&self.reason).clone(),
+        }
+    }
+}
+
+/// A copy of a dispatcher's numbers.
+#[derive(Debug, Clone, Serialize)]
+pub struct Snapshot {
+    pub workers: u32,
+    pub peak_workers: u32,
+    /// Outbox rows published since the start.
+    pub relayed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ledger_trouble: Option<String>,
+    pub functions: BTreeMap<FunctionName, FunctionSnapshot>,
+}
+
+/// A copy of one function's numbers; counts are since the dispatcher's start.
+#[derive(Debug, Clone, Serialize)]
+pub struct FunctionSnapshot {
+    pub running: u32,
+    pub waiting: u32,
+    pub workers: u32,
+    pub peak_workers: u32,
+    /// Why the number of workers is what it is.
+    pub scale: String,
+    pub received: u64,
+    pub duplicates: u64,
+    pub attempts: u64,
+    pub succeeded: u64,
+    pub retries: u64,
+    pub crashes: u64,
+    pub timeouts: u64,
+    pub throttles: u64,
+    pub cold_starts: u64,
+    pub dead: BTreeMap<Reason, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unhealthy: Option<String>,
+}
