@@ -5,6 +5,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::{Attempt, Epoch, Event, Fence, FunctionName, Key, Outcome, TraceContext};
@@ -20,7 +21,9 @@ pub enum ToWorker {
     Start(Start),
     Invoke(Box<Invoke>),
     /// Stop this attempt: its right to run is lost, or its deadline has passed.
-    Cancel { id: InvocationId },
+    Cancel {
+        id: InvocationId,
+    },
     /// No further `Invoke` follows. Finish what runs, flush, exit with 0.
     Drain,
 }
@@ -83,3 +86,45 @@ pub struct Invoke {
     #[serde(default)]
     pub trace: Option<TraceContext>,
 }
+
+/// The longest body of a frame, without its length.
+pub const MAX_FRAME_BYTES: usize = 32 * 1024 * 1024;
+
+/// Why a frame cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// Longer than [`MAX_FRAME_BYTES`].
+    #[error("a frame of {bytes} bytes is over the limit of 33554432")]
+    TooLarge { bytes: usize },
+    #[error("write the frame")]
+    Encode(#[from] rmp_serde::encode::Error),
+    /// Not MessagePack, or not what the two ends have agreed on. The link is of no use after this.
+    #[error("read the frame")]
+    Decode(#[from] rmp_serde::decode::Error),
+}
+
+/// Writes the body of a frame (the length in front of it is the link's).
+///
+/// # Errors
+/// [`FrameError::TooLarge`]; [`FrameError::Encode`] cannot happen for the types of this module.
+pub fn encode<T: Serialize>(frame: &T) -> Result<Bytes, FrameError> {
+    let body = rmp_serde::to_vec_named(frame)?;
+    if body.len() > MAX_FRAME_BYTES {
+        return Err(FrameError::TooLarge { bytes: body.len() });
+    }
+    Ok(body.into())
+}
+
+/// Reads the body of a frame. Fields that this version does not know are passed over.
+///
+/// # Errors
+/// [`FrameError::TooLarge`] or [`FrameError::Decode`].
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
+    if body.len() > MAX_FRAME_BYTES {
+        return Err(FrameError::TooLarge { bytes: body.len() });
+    }
+    Ok(rmp_serde::from_slice(body)?)
+}
+
+#[cfg(test)]
+mod tests;

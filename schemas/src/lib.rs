@@ -1,21 +1,26 @@
 //! The contract between every part of Weft: events, function specs, outcomes, dead letters and link frames.
 //!
-//! Everything here is data and pure conversion. This crate deliberately does no I/O, knows no client library and
-//! reads no clock, so that the wire can be tested with any bytes whatever.
+//! Everything here is data and pure conversion. This crate deliberately does no I/O (but for reading a manifest and its
+//! schema files), knows no client library and reads no clock, so that the wire can be tested with any bytes whatever.
 
+pub mod builtin;
 pub mod dead_letter;
 pub mod event;
 pub mod frame;
+pub mod json_schema;
 pub mod manifest;
 pub mod message;
 pub mod name;
 pub mod outcome;
 pub mod requeue;
+#[cfg(test)]
+mod sample;
 pub mod topic;
 pub mod trace;
 
 pub use dead_letter::{DeadLetter, DeadLetterId, Reason};
 pub use event::Event;
+pub use manifest::Manifest;
 pub use message::{HeaderValue, Message, Properties};
 pub use name::{Attempt, Digest, Epoch, Fence, FunctionName, Key, NodeName};
 pub use outcome::{ErrorInfo, Outcome};

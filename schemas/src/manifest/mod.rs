@@ -1,8 +1,24 @@
 //! The function manifest, `weft.toml`.
+//!
+//! Reading is strict: an unknown key, a value out of its range and a schema that is none are refused, all at once, each
+//! with its place and what to write instead. Only [`Manifest::load`] and [`Manifest::parse`] read files.
+
+pub mod bytes;
+pub mod duration;
+pub mod env;
+mod fault;
+pub(crate) mod keys;
+mod parse;
+#[cfg(test)]
+mod tests;
+mod view;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use fault::{Fault, Faults};
 
 use crate::FunctionName;
 
@@ -12,6 +28,47 @@ pub struct Manifest {
     /// The folder that relative paths in the manifest start from: that of the manifest itself.
     pub root: PathBuf,
     pub functions: BTreeMap<FunctionName, Function>,
+}
+
+impl Manifest {
+    /// Reads a manifest and the schema files that it names.
+    ///
+    /// # Errors
+    /// Every fault found; a file that cannot be read is one.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, Faults> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let help = "write a manifest there, or name another one";
+            Faults::of_file(path, format!("the manifest cannot be read: {error}"), help)
+        })?;
+        let root = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        Self::parse_with(&text, path, root, &|path| std::fs::read_to_string(path))
+    }
+
+    /// Checks the text of a manifest whose folder is `root`, and reads the schema files that it names. Faults name the
+    /// file `weft.toml`.
+    ///
+    /// # Errors
+    /// Every fault found.
+    pub fn parse(text: &str, root: &Path) -> Result<Self, Faults> {
+        Self::parse_with(text, Path::new("weft.toml"), root, &|path| std::fs::read_to_string(path))
+    }
+
+    /// Checks the text of a manifest, reading schema files by `read` alone. `file` is what faults name.
+    ///
+    /// # Errors
+    /// Every fault found.
+    pub fn parse_with(
+        text: &str,
+        file: &Path,
+        root: &Path,
+        read: &dyn Fn(&Path) -> io::Result<String>,
+    ) -> Result<Self, Faults> {
+        parse::parse(text, file, root, read)
+    }
 }
 
 /// One `[functions.NAME]` table.
@@ -32,7 +89,7 @@ pub struct Function {
     pub timeout: Duration,
     /// Bytes; 16 MiB to 64 GiB; default 256 MiB.
     pub memory_bytes: u64,
-    /// Concurrent invocations in one worker; 1 to 1000; default 16.
+    /// Concurrent invocations in one worker; 1 to 1000; default 16, or `concurrency.reserved` when that is less.
     pub slots: u32,
     pub concurrency: Concurrency,
     /// How long an idle worker is kept; 0 s to 24 h; default 5 min.

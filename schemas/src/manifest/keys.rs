@@ -1,0 +1,225 @@
+//! Every key of a manifest: its name, what it means, its range and its default. The parser and the JSON Schema both
+//! read this one table, so that neither can know a key, a range or a default that the other does not.
+
+use std::time::Duration;
+
+/// A key whose value has no range.
+pub(crate) struct Plain {
+    pub(crate) name: &'static str,
+    pub(crate) doc: &'static str,
+    pub(crate) example: &'static str,
+}
+
+/// A key whose value lies in a range, both ends included.
+pub(crate) struct Ranged<T: 'static> {
+    pub(crate) name: &'static str,
+    pub(crate) doc: &'static str,
+    pub(crate) min: T,
+    pub(crate) max: T,
+    pub(crate) default: Option<T>,
+}
+
+/// A table and the keys that it may have.
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    pub(crate) doc: &'static str,
+    pub(crate) keys: &'static [Key],
+}
+
+/// One key of a table, by the kind of its value.
+pub(crate) enum Key {
+    Text(&'static Plain),
+    /// At least one text. Always required.
+    Texts(&'static Plain),
+    Duration(&'static Ranged<Duration>),
+    Bytes(&'static Ranged<u64>),
+    Count(&'static Ranged<u32>),
+    Number(&'static Ranged<f64>),
+    Table(&'static Table),
+    /// A table of texts with free names.
+    TextMap(&'static Plain),
+}
+
+impl Key {
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Text(key) | Self::Texts(key) | Self::TextMap(key) => key.name,
+            Self::Duration(key) => key.name,
+            Self::Bytes(key) => key.name,
+            Self::Count(key) => key.name,
+            Self::Number(key) => key.name,
+            Self::Table(table) => table.name,
+        }
+    }
+}
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+pub(crate) static COMMAND: Plain = Plain {
+    name: "command",
+    doc: "Program and arguments. A program with a / is taken relative to the manifest's folder, else looked up in PATH.",
+    example: "./orders",
+};
+pub(crate) static HANDLER: Plain = Plain {
+    name: "handler",
+    doc: "The registered handler to call. Default: the function's name.",
+    example: "create-order",
+};
+pub(crate) static EVENTS: Plain = Plain {
+    name: "events",
+    doc: "Topic patterns of the event types that it runs on: * is one word, # any number of words.",
+    example: "orders.placed",
+};
+pub(crate) static SOURCE: Plain =
+    Plain { name: "source", doc: "The exchange that feeds it. Default: <prefix>.events.", example: "weft.events" };
+pub(crate) static SCHEMA: Plain = Plain {
+    name: "schema",
+    doc: "A JSON Schema file that event data must satisfy, relative to the manifest's folder. It may not refer to other documents.",
+    example: "schemas/order-placed.json",
+};
+pub(crate) static TIMEOUT: Ranged<Duration> = Ranged {
+    name: "timeout",
+    doc: "How long one attempt may take.",
+    min: Duration::from_millis(100),
+    max: seconds(15 * MINUTE),
+    default: Some(seconds(30)),
+};
+pub(crate) static MEMORY: Ranged<u64> =
+    Ranged { name: "memory", doc: "Memory of one worker.", min: 16 << 20, max: 64 << 30, default: Some(256 << 20) };
+pub(crate) static SLOTS: Ranged<u32> = Ranged {
+    name: "slots",
+    doc: "Concurrent invocations in one worker. The default gives way to a smaller concurrency.reserved.",
+    min: 1,
+    max: 1000,
+    default: Some(16),
+};
+pub(crate) static RESERVED: Ranged<u32> = Ranged {
+    name: "reserved",
+    doc: "At most this many invocations at once; not less than slots. Default: bounded by the node only.",
+    min: 1,
+    max: 100_000,
+    default: None,
+};
+pub(crate) static PROVISIONED: Ranged<u32> = Ranged {
+    name: "provisioned",
+    doc: "Always room for this many invocations, warm; not more than reserved.",
+    min: 0,
+    max: 100_000,
+    default: Some(0),
+};
+pub(crate) static CONCURRENCY: Table = Table {
+    name: "concurrency",
+    doc: "How many invocations run at once.",
+    keys: &[Key::Count(&RESERVED), Key::Count(&PROVISIONED)],
+};
+pub(crate) static KEEP_ALIVE: Ranged<Duration> = Ranged {
+    name: "keep_alive",
+    doc: "How long an idle worker is kept.",
+    min: Duration::ZERO,
+    max: seconds(DAY),
+    default: Some(seconds(5 * MINUTE)),
+};
+pub(crate) static ATTEMPTS: Ranged<u32> =
+    Ranged { name: "attempts", doc: "How many attempts an event gets.", min: 1, max: 100, default: Some(3) };
+pub(crate) static CRASHES: Ranged<u32> =
+    Ranged { name: "crashes", doc: "How many attempts may kill their worker.", min: 1, max: 20, default: Some(3) };
+pub(crate) static MAX_AGE: Ranged<Duration> = Ranged {
+    name: "max_age",
+    doc: "How long an event is tried, from when it was first seen.",
+    min: seconds(1),
+    max: seconds(14 * DAY),
+    default: Some(seconds(6 * HOUR)),
+};
+pub(crate) static FIRST: Ranged<Duration> = Ranged {
+    name: "first",
+    doc: "Wait before the second attempt.",
+    min: Duration::from_millis(1),
+    max: seconds(HOUR),
+    default: Some(seconds(1)),
+};
+pub(crate) static FACTOR: Ranged<f64> = Ranged {
+    name: "factor",
+    doc: "By how much each further wait is longer than the last.",
+    min: 1.0,
+    max: 10.0,
+    default: Some(2.0),
+};
+pub(crate) static MAX: Ranged<Duration> = Ranged {
+    name: "max",
+    doc: "The longest wait; not below first.",
+    min: Duration::from_millis(1),
+    max: seconds(DAY),
+    default: Some(seconds(15 * MINUTE)),
+};
+pub(crate) static JITTER: Ranged<f64> = Ranged {
+    name: "jitter",
+    doc: "Share of each wait that is random: 0.2 is up to 20 % more or less.",
+    min: 0.0,
+    max: 1.0,
+    default: Some(0.2),
+};
+pub(crate) static BACKOFF: Table = Table {
+    name: "backoff",
+    doc: "How long to wait between attempts.",
+    keys: &[Key::Duration(&FIRST), Key::Number(&FACTOR), Key::Duration(&MAX), Key::Number(&JITTER)],
+};
+pub(crate) static RETRY: Table = Table {
+    name: "retry",
+    doc: "How often and how long a failing event is tried again.",
+    keys: &[Key::Count(&ATTEMPTS), Key::Count(&CRASHES), Key::Duration(&MAX_AGE), Key::Table(&BACKOFF)],
+};
+pub(crate) static KEY: Plain = Plain {
+    name: "key",
+    doc: "JSON Pointer (RFC 6901) to the key in the event's structured form. Default: source and id.",
+    example: "/data/order_id",
+};
+pub(crate) static KEEP: Ranged<Duration> = Ranged {
+    name: "keep",
+    doc: "How long a success is remembered, from when it is settled.",
+    min: seconds(MINUTE),
+    max: seconds(365 * DAY),
+    default: Some(seconds(7 * DAY)),
+};
+pub(crate) static IDEMPOTENCY: Table = Table {
+    name: "idempotency",
+    doc: "What makes two events the same.",
+    keys: &[Key::Text(&KEY), Key::Duration(&KEEP)],
+};
+pub(crate) static ENV: Plain = Plain {
+    name: "env",
+    doc: "Environment of the worker. ${NAME} takes the value from the dispatcher's own environment at start. WEFT_ is reserved.",
+    example: "${HOME}",
+};
+pub(crate) static MAX_EVENT: Ranged<u64> = Ranged {
+    name: "max_event",
+    doc: "Largest accepted event body.",
+    min: 1 << 10,
+    max: 16 << 20,
+    default: Some(1 << 20),
+};
+pub(crate) static FUNCTION: Table = Table {
+    name: "functions.NAME",
+    doc: "One function.",
+    keys: &[
+        Key::Texts(&COMMAND),
+        Key::Text(&HANDLER),
+        Key::Texts(&EVENTS),
+        Key::Text(&SOURCE),
+        Key::Text(&SCHEMA),
+        Key::Duration(&TIMEOUT),
+        Key::Bytes(&MEMORY),
+        Key::Count(&SLOTS),
+        Key::Table(&CONCURRENCY),
+        Key::Duration(&KEEP_ALIVE),
+        Key::Table(&RETRY),
+        Key::Table(&IDEMPOTENCY),
+        Key::TextMap(&ENV),
+        Key::Bytes(&MAX_EVENT),
+    ],
+};

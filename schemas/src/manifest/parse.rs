@@ -1,0 +1,315 @@
+//! From the text of a manifest to a checked one, or to all its faults.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::fault::{Fault, nearest};
+use super::keys;
+use super::view::{Document, Faulty, Found, View};
+use super::{Backoff, Concurrency, Faults, Function, Idempotency, Manifest, Retry, Schema, duration, env};
+use crate::{FunctionName, topic};
+
+const FUNCTIONS: &str = "functions";
+const EXAMPLE: &str = "write [functions.NAME] with command and events";
+/// The longest exchange name, in bytes: AMQP's limit.
+const MAX_EXCHANGE_BYTES: usize = 255;
+
+/// Reads a schema file by its path.
+pub(super) type Reader<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
+
+pub(super) fn parse(text: &str, file: &Path, root: &Path, read: Reader<'_>) -> Result<Manifest, Faults> {
+    let document = Document::new(file, text);
+    let (top, errors) = DeTable::parse_recoverable(text);
+    let mut functions = BTreeMap::new();
+    if errors.is_empty() {
+        functions = read_functions(&document, top.get_ref(), root, read);
+    }
+    for error in errors {
+        // What the parser made of the rest would only be guesses, so these faults stand alone.
+        let help = if error.message().contains("duplicate key") { "keep one of them" } else { "correct the TOML here" };
+        document.fault(error.span().unwrap_or(0..0), error.message().to_lowercase(), help);
+    }
+    let faults = document.into_faults();
+    if faults.is_empty() { Ok(Manifest { root: root.to_owned(), functions }) } else { Err(Faults(faults)) }
+}
+
+fn read_functions(
+    document: &Document<'_>,
+    top: &DeTable<'_>,
+    root: &Path,
+    read: Reader<'_>,
+) -> BTreeMap<FunctionName, Function> {
+    let mut functions = BTreeMap::new();
+    for key in top.keys().filter(|key| key.get_ref() != FUNCTIONS) {
+        let help = match nearest(key.get_ref(), &[FUNCTIONS]) {
+            Some(_) => "write [functions.NAME]",
+            None => EXAMPLE,
+        };
+        document.fault(key.span(), format!("unknown key {:?} at the top", key.get_ref()), help);
+    }
+    let Some(table) = top.get(FUNCTIONS) else {
+        if top.is_empty() {
+            document.fault(0..0, "no function is declared", EXAMPLE);
+        }
+        return functions;
+    };
+    let Some(table) = table.get_ref().as_table() else {
+        document.fault(table.span(), "functions is no table", EXAMPLE);
+        return functions;
+    };
+    if table.is_empty() {
+        document.fault(0..0, "no function is declared", EXAMPLE);
+    }
+    for (key, value) in table.iter() {
+        let name = FunctionName::new(key.get_ref())
+            .map_err(|error| document.fault(key.span(), error.to_string(), "write a name such as \"create-order\""));
+        if let Ok(function) = read_function(document, name, key, value, root, read) {
+            functions.insert(function.name.clone(), function);
+        }
+    }
+    functions
+}
+
+fn read_function(
+    document: &Document<'_>,
+    name: Result<FunctionName, Faulty>,
+    key: &Spanned<std::borrow::Cow<'_, str>>,
+    value: &Spanned<DeValue<'_>>,
+    root: &Path,
+    read: Reader<'_>,
+) -> Result<Function, Faulty> {
+    let path = format!("{FUNCTIONS}.{}", key.get_ref());
+    let Some(table) = value.get_ref().as_table() else {
+        return Err(document.fault(key.span(), format!("{path} is no table"), EXAMPLE));
+    };
+    let view = View::open(document, path, table, key.span(), keys::FUNCTION.keys);
+    // Everything is read before anything is given up, so that every fault is found.
+    let command = view.required(&keys::COMMAND, view.texts(&keys::COMMAND));
+    let handler = view.text(&keys::HANDLER);
+    let events = read_events(&view);
+    let source = read_source(&view);
+    let schema = read_schema(&view, root, read);
+    let timeout = or_default(view.duration(&keys::TIMEOUT), &keys::TIMEOUT);
+    let memory_bytes = or_default(view.bytes(&keys::MEMORY), &keys::MEMORY);
+    let concurrency = read_concurrency(&view);
+    let slots = read_slots(&view, &concurrency);
+    let keep_alive = or_default(view.duration(&keys::KEEP_ALIVE), &keys::KEEP_ALIVE);
+    let retry = read_retry(&view);
+    let idempotency = read_idempotency(&view);
+    let env = read_env(&view);
+    let max_event_bytes = or_default(view.bytes(&keys::MAX_EVENT), &keys::MAX_EVENT);
+    let name = name?;
+    Ok(Function {
+        command: command?.into_iter().map(|(text, _)| text).collect(),
+        handler: handler?.unwrap_or_else(|| name.to_string()),
+        events: events?,
+        source: source?,
+        schema: schema?,
+        timeout: timeout?,
+        memory_bytes: memory_bytes?,
+        slots: slots?,
+        concurrency: concurrency?,
+        keep_alive: keep_alive?,
+        retry: retry?,
+        idempotency: idempotency?,
+        env: env?,
+        max_event_bytes: max_event_bytes?,
+        name,
+    })
+}
+
+/// The value, or the default that the table of keys has for it.
+fn or_default<T: Copy + Default>(found: Found<T>, key: &keys::Ranged<T>) -> Result<T, Faulty> {
+    Ok(found?.or(key.default).unwrap_or_default())
+}
+
+fn read_events(view: &View<'_, '_>) -> Result<Vec<String>, Faulty> {
+    let events = view.required(&keys::EVENTS, view.texts(&keys::EVENTS))?;
+    let mut patterns: Vec<String> = Vec::with_capacity(events.len());
+    let mut faulty = false;
+    for (pattern, span) in events {
+        let fault = match topic::check_pattern(&pattern) {
+            Err(problem) => Some((format!("events: {problem}"), "write words with dots between, such as \"orders.*\"")),
+            Ok(()) if patterns.contains(&pattern) => {
+                Some((format!("events names {pattern:?} twice"), "keep one of them"))
+            }
+            Ok(()) => None,
+        };
+        match fault {
+            Some((message, help)) => {
+                view.document.fault(span, message, help);
+                faulty = true;
+            }
+            None => patterns.push(pattern),
+        }
+    }
+    if faulty { Err(Faulty) } else { Ok(patterns) }
+}
+
+fn read_source(view: &View<'_, '_>) -> Found<String> {
+    let source = view.text(&keys::SOURCE)?;
+    if source.as_ref().is_some_and(|name| name.len() > MAX_EXCHANGE_BYTES) {
+        let span = view.span_of(keys::SOURCE.name);
+        return Err(view.document.fault(span, "source is longer than 255 bytes", "write the name of an exchange"));
+    }
+    Ok(source)
+}
+
+fn read_schema(view: &View<'_, '_>, root: &Path, read: Reader<'_>) -> Found<Schema> {
+    let Some(name) = view.text(&keys::SCHEMA)? else { return Ok(None) };
+    let span = view.span_of(keys::SCHEMA.name);
+    let path = root.join(&name);
+    let text = read(&path).map_err(|error| {
+        let help = "write the path of a JSON Schema file, relative to the manifest's folder";
+        view.document.fault(span.clone(), format!("schema {} cannot be read: {error}", path.display()), help)
+    })?;
+    let document: serde_json::Value = serde_json::from_str(&text).map_err(|error| {
+        let fault = Fault {
+            file: path.clone(),
+            line: error.line(),
+            column: error.column(),
+            message: format!("the schema is no JSON ({error})"),
+            help: "correct the JSON here".to_owned(),
+        };
+        view.document.note(span.clone(), fault)
+    })?;
+    // Offline: a schema that needs another document is refused, so that a start never depends on somebody's server.
+    if let Err(error) = jsonschema::options().offline().build(&document) {
+        let place = error.instance_path().to_string();
+        let place = if place.is_empty() { String::new() } else { format!(" at {place}") };
+        let message = format!("{} is no JSON Schema{place}: {}", path.display(), error.masked());
+        let help = "correct the schema; what it refers to must stand in the same file";
+        return Err(view.document.fault(span, message, help));
+    }
+    Ok(Some(Schema { path, document }))
+}
+
+fn read_concurrency(view: &View<'_, '_>) -> Result<Concurrency, Faulty> {
+    let Some(table) = view.table(&keys::CONCURRENCY)? else { return Ok(Concurrency::default()) };
+    let reserved = table.count(&keys::RESERVED);
+    let provisioned = or_default(table.count(&keys::PROVISIONED), &keys::PROVISIONED);
+    let (reserved, provisioned) = (reserved?, provisioned?);
+    if let Some(reserved) = reserved.filter(|reserved| provisioned > *reserved) {
+        let span = table.span_of(keys::PROVISIONED.name);
+        let message = format!("provisioned ({provisioned}) is more than reserved ({reserved})");
+        return Err(view.document.fault(span, message, format!("write at most {reserved}, or reserve more")));
+    }
+    Ok(Concurrency { reserved, provisioned })
+}
+
+fn read_slots(view: &View<'_, '_>, concurrency: &Result<Concurrency, Faulty>) -> Result<u32, Faulty> {
+    let slots = view.count(&keys::SLOTS)?;
+    let reserved = concurrency.as_ref().ok().and_then(|concurrency| concurrency.reserved);
+    match (slots, reserved) {
+        (Some(slots), Some(reserved)) if slots > reserved => {
+            let message = format!("slots ({slots}) is more than concurrency.reserved ({reserved})");
+            let help = format!("write at most {reserved}, or reserve more");
+            Err(view.document.fault(view.span_of(keys::SLOTS.name), message, help))
+        }
+        (Some(slots), _) => Ok(slots),
+        (None, reserved) => or_default(Ok(None), &keys::SLOTS).map(|slots| slots.min(reserved.unwrap_or(slots))),
+    }
+}
+
+fn read_retry(view: &View<'_, '_>) -> Result<Retry, Faulty> {
+    let Some(table) = view.table(&keys::RETRY)? else { return Ok(Retry::default()) };
+    let attempts = or_default(table.count(&keys::ATTEMPTS), &keys::ATTEMPTS);
+    let crashes = or_default(table.count(&keys::CRASHES), &keys::CRASHES);
+    let max_age = or_default(table.duration(&keys::MAX_AGE), &keys::MAX_AGE);
+    let backoff = read_backoff(&table);
+    Ok(Retry { attempts: attempts?, crashes: crashes?, max_age: max_age?, backoff: backoff? })
+}
+
+fn read_backoff(view: &View<'_, '_>) -> Result<Backoff, Faulty> {
+    let Some(table) = view.table(&keys::BACKOFF)? else { return Ok(Backoff::default()) };
+    let first = or_default(table.duration(&keys::FIRST), &keys::FIRST);
+    let factor = or_default(table.number(&keys::FACTOR), &keys::FACTOR);
+    let given_max = table.duration(&keys::MAX);
+    let jitter = or_default(table.number(&keys::JITTER), &keys::JITTER);
+    let named = matches!(given_max, Ok(Some(_)));
+    let (first, max) = (first?, or_default(given_max, &keys::MAX)?);
+    if max < first {
+        let span = table.span_of(if named { keys::MAX.name } else { keys::FIRST.name });
+        let (max, first) = (duration::format(max), duration::format(first));
+        let of = if named { "" } else { ", the default" };
+        let message = format!("max ({max}{of}) is less than first ({first}) in backoff");
+        return Err(view.document.fault(span, message, format!("write max = \"{first}\" or more")));
+    }
+    Ok(Backoff { first, factor: factor?, max, jitter: jitter? })
+}
+
+fn read_idempotency(view: &View<'_, '_>) -> Result<Idempotency, Faulty> {
+    let Some(table) = view.table(&keys::IDEMPOTENCY)? else { return Ok(Idempotency::default()) };
+    let key = table.text(&keys::KEY);
+    let keep = or_default(table.duration(&keys::KEEP), &keys::KEEP);
+    if let Ok(Some(pointer)) = &key {
+        check_pointer(view.document, pointer, table.span_of(keys::KEY.name))?;
+    }
+    Ok(Idempotency { key: key?, keep: keep? })
+}
+
+/// A pointer must be one, and its first step must be something that an event can have.
+fn check_pointer(document: &Document<'_>, pointer: &str, span: Range<usize>) -> Result<(), Faulty> {
+    let help = "write \"/data/\" and the name of a member, such as \"/data/order_id\"";
+    let Some(path) = pointer.strip_prefix('/') else {
+        let message = format!("idempotency.key {pointer:?} is no JSON Pointer");
+        let steps = pointer.trim_start_matches(['$', '.']);
+        let steps = steps.strip_prefix("data.").unwrap_or(steps).replace('.', "/");
+        let suggestion = format!("write \"/data/{steps}\"");
+        return Err(document.fault(span, message, suggestion));
+    };
+    let escapes_are_whole = path.split('~').skip(1).all(|behind| behind.starts_with(['0', '1']));
+    if !escapes_are_whole {
+        return Err(document.fault(span, "idempotency.key has a ~ that is neither ~0 nor ~1", help));
+    }
+    let (first, deeper) = path.split_once('/').map_or((path, false), |(first, _)| (first, true));
+    let is_attribute = !first.is_empty() && first.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let reachable = first == "data" || (is_attribute || first == "data_base64") && !deeper;
+    if !reachable {
+        let message = format!("idempotency.key {pointer:?} points at nothing that an event has");
+        return Err(document.fault(
+            span,
+            message,
+            format!("write \"/data{pointer}\", or an attribute such as \"/id\""),
+        ));
+    }
+    Ok(())
+}
+
+fn read_env(view: &View<'_, '_>) -> Result<BTreeMap<String, String>, Faulty> {
+    let entries = view.text_map(&keys::ENV)?.unwrap_or_default();
+    let mut variables = BTreeMap::new();
+    let mut faulty = false;
+    for entry in entries {
+        let fault = if !env::is_name(&entry.name) {
+            let message = format!("env: {:?} names no variable", entry.name);
+            Some((entry.name_span, message, "write letters, digits and _, not starting with a digit"))
+        } else if entry.name.starts_with("WEFT_") {
+            Some((
+                entry.name_span,
+                format!("env: {} is reserved", entry.name),
+                "write a name that does not begin with WEFT_",
+            ))
+        } else if let Err(problem) = env::check(&entry.text) {
+            // The value itself is not shown: it may be a secret.
+            Some((entry.text_span, format!("env: {}: {problem}", entry.name), "write ${NAME}, or $${ for a plain ${"))
+        } else {
+            None
+        };
+        match fault {
+            Some((span, message, help)) => {
+                view.document.fault(span, message, help);
+                faulty = true;
+            }
+            None => {
+                variables.insert(entry.name, entry.text);
+            }
+        }
+    }
+    if faulty { Err(Faulty) } else { Ok(variables) }
+}
