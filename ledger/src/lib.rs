@@ -3,11 +3,26 @@
 //! One interface ([`Ledger`]), two implementations: Postgres for real installations, SQLite for the embedded default.
 //! This crate is the only one that holds SQL. It knows no broker, no worker and no wire.
 
+mod codec;
 pub mod error;
 pub mod ledger;
+mod open;
+mod postgres;
+mod sqlite;
+pub mod state;
+mod verdict;
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
 
 pub use error::Error;
 pub use ledger::{
     Claim, ClaimRequest, DeadLetterQuery, DeadLetterRecord, Due, DueBatch, InvocationQuery, InvocationRecord, Ledger,
     NodeSession, OutboxId, OutboxKind, OutboxMessage, Owner, Redriven, Settle, Settled, Settlement, State, Verdict,
 };
+pub use open::open;
+pub use postgres::Postgres;
+pub use sqlite::Sqlite;
+
+/// The SQL client, for handlers that use their joined transaction's connection directly.
+pub use sqlx;

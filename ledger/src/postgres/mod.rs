@@ -1,0 +1,151 @@
+//! The ledger in Postgres 14 or newer.
+//!
+//! Three habits keep the hot path short. Claims and settles are one statement for a batch. Both run on connections of
+//! their own that forbid the planner anything but index scans in a nested loop, because a plan made for an empty table
+//! would otherwise stay in use while the table grows. And claims alone do without waiting for the disk.
+
+mod claim;
+mod connect;
+mod dead_letter;
+mod error;
+mod inspect;
+mod instant;
+mod migrate;
+mod node;
+mod outbox;
+mod settle;
+mod sweep;
+#[cfg(feature = "conformance")]
+mod testing;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::PgPool;
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::Mutex;
+use weft_schemas::{DeadLetter, DeadLetterId, FunctionName, NodeName};
+
+use crate::verdict::Doubts;
+use crate::{
+    ClaimRequest, DeadLetterQuery, DeadLetterRecord, DueBatch, Error, InvocationQuery, InvocationRecord, Ledger,
+    NodeSession, OutboxMessage, Owner, Redriven, Settle, Settled, State, Verdict,
+};
+
+pub(crate) use connect::{options, preflight, redacted};
+pub(crate) use error::{is_contention, map};
+
+/// The ledger in Postgres. Up to eleven connections: 3 for claims, 3 for settles, 2 for the outbox, 2 for everything
+/// else, and one for each node session.
+pub struct Postgres {
+    address: String,
+    connect: PgConnectOptions,
+    /// Not durable at commit, index scans only.
+    claims: PgPool,
+    /// Durable, index scans only.
+    settles: PgPool,
+    /// Held while messages are published.
+    relay: PgPool,
+    general: PgPool,
+    /// The page at which the next sweep goes on. Written and read by `sweep` alone.
+    sweep_page: Mutex<i64>,
+    doubts: Doubts,
+}
+
+#[async_trait]
+impl Ledger for Postgres {
+    fn address(&self) -> &str {
+        &self.address
+    }
+
+    async fn migrate(&self) -> Result<Vec<i64>, Error> {
+        self.run_migrations().await
+    }
+
+    async fn check(&self) -> Result<(), Error> {
+        self.check_version().await
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        sqlx::query("SELECT 1").execute(&self.general).await.map_err(|e| map(&self.address, "ping", e))?;
+        Ok(())
+    }
+
+    async fn enter(&self, node: &NodeName, lease: Duration) -> Result<Box<dyn NodeSession>, Error> {
+        self.enter_node(node, lease).await
+    }
+
+    async fn claim(
+        &self, owner: &Owner, function: &FunctionName, requests: &[ClaimRequest],
+    ) -> Result<Vec<Verdict>, Error> {
+        self.claim_batch(owner, function, requests).await
+    }
+
+    async fn settle(&self, function: &FunctionName, settles: &[Settle]) -> Result<Vec<Settled>, Error> {
+        self.settle_batch(function, settles).await
+    }
+
+    async fn bury(&self, letters: &[(DeadLetter, OutboxMessage)]) -> Result<(), Error> {
+        self.bury_batch(letters).await
+    }
+
+    async fn due(&self, limit: u32) -> Result<Box<dyn DueBatch>, Error> {
+        self.take_due(limit).await
+    }
+
+    async fn next_due(&self) -> Result<Option<Duration>, Error> {
+        self.wait_until_due().await
+    }
+
+    async fn invocations(&self, query: &InvocationQuery) -> Result<Vec<InvocationRecord>, Error> {
+        self.list_invocations(query).await
+    }
+
+    async fn totals(&self) -> Result<Vec<(FunctionName, State, u64)>, Error> {
+        self.count_invocations().await
+    }
+
+    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterRecord>, Error> {
+        self.list_dead_letters(query).await
+    }
+
+    async fn redrive(&self, id: &DeadLetterId, by: &str, message: OutboxMessage) -> Result<Redriven, Error> {
+        self.redrive_letter(id, by, message).await
+    }
+
+    async fn sweep(&self, limit: u32) -> Result<u64, Error> {
+        self.sweep_expired(limit).await
+    }
+}
+
+impl Postgres {
+    fn map(&self, doing: &'static str) -> impl Fn(sqlx::Error) -> Error + '_ {
+        move |error| map(&self.address, doing, error)
+    }
+}
+
+/// Waits a little, growing and jittered, before a statement that lost a deadlock or a serialisation check runs again.
+async fn pause(attempt: u32) {
+    let base = 2u64 << attempt.min(6);
+    tokio::time::sleep(Duration::from_millis(base + fastrand::u64(0..=base))).await;
+}
+
+/// How often a statement that lost a deadlock or a serialisation check is run at most.
+const TRIES: u32 = 6;
+
+/// Runs an expression of `sqlx::Result` again while it loses deadlocks or serialisation checks.
+macro_rules! retried {
+    ($run:expr) => {{
+        let mut attempt = 0;
+        loop {
+            match $run.await {
+                Err(error) if $crate::postgres::is_contention(&error) && attempt + 1 < $crate::postgres::TRIES => {
+                    attempt += 1;
+                    $crate::postgres::pause(attempt).await;
+                }
+                result => break result,
+            }
+        }
+    }};
+}
+use retried;

@@ -1,0 +1,138 @@
+//! Settling a batch in one durable transaction.
+
+use sqlx::{Connection, SqliteConnection};
+use weft_schemas::{DeadLetter, FunctionName, Reason};
+
+use super::{Sqlite, now};
+use crate::codec::{encode, micros};
+use crate::{Error, OutboxMessage, Settle, Settled, Settlement};
+
+const SETTLE: &str = "
+    UPDATE invocation SET
+        state = CASE ?4 WHEN 'released' THEN 'waiting' ELSE ?4 END,
+        attempt = CASE ?4 WHEN 'released' THEN max(attempt - 1, 0) ELSE attempt END,
+        crashes = crashes + ?9,
+        result = ?5,
+        error_kind = CASE ?4 WHEN 'released' THEN error_kind ELSE ?7 END,
+        error_message = CASE ?4 WHEN 'released' THEN error_message ELSE ?8 END,
+        due_at = ?10,
+        expires_at = ?6,
+        updated_at = ?11
+    WHERE function = ?1 AND key = ?2 AND fence = ?3 AND state = 'claimed'";
+
+const LETTER: &str = "
+    INSERT INTO dead_letter AS d (id, function, key, epoch, reason, buried_at, arrivals, copied, letter)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, 1, ?7)
+    ON CONFLICT (id) DO UPDATE SET
+        arrivals = d.arrivals + 1, copied = d.arrivals + 1, buried_at = excluded.buried_at,
+        redriven_at = NULL, redriven_by = NULL, letter = excluded.letter";
+
+/// Puts messages in the outbox, in order.
+pub(crate) async fn post(
+    connection: &mut SqliteConnection, at: i64, messages: &[(&OutboxMessage, Vec<u8>)],
+) -> sqlx::Result<()> {
+    for (message, encoded) in messages {
+        sqlx::query("INSERT INTO outbox (due_at, kind, message) VALUES (?1, ?2, ?3)")
+            .bind(at + micros(message.due_in))
+            .bind(message.kind.as_str())
+            .bind(encoded)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// One settle with everything encoded before the write lock is taken.
+struct Row<'a> {
+    settle: &'a Settle,
+    outbox: Vec<(&'a OutboxMessage, Vec<u8>)>,
+    letter: Option<(&'a DeadLetter, Vec<u8>)>,
+}
+
+impl<'a> Row<'a> {
+    fn of(settle: &'a Settle) -> Result<Self, Error> {
+        let (messages, letter): (&[OutboxMessage], _) = match &settle.to {
+            Settlement::Succeeded { outbox, .. } => (outbox, None),
+            Settlement::Waiting { retry, .. } => (std::slice::from_ref(retry), None),
+            Settlement::Dead { letter, copy } => {
+                (std::slice::from_ref(copy), Some((letter.as_ref(), encode(letter)?)))
+            }
+            Settlement::Released => (&[], None),
+        };
+        let outbox = messages.iter().map(|message| Ok((message, encode(&message.message)?)));
+        Ok(Self { settle, outbox: outbox.collect::<Result<_, Error>>()?, letter })
+    }
+
+    async fn write(&self, connection: &mut SqliteConnection, function: &FunctionName) -> sqlx::Result<bool> {
+        let at = now();
+        let (mut result, mut expires, mut due, mut error, mut crashed) = (None, None, None, None, false);
+        let action = match &self.settle.to {
+            Settlement::Succeeded { result: bytes, keep, .. } => {
+                (result, expires) = (Some(bytes.as_ref()), Some(at + micros(*keep)));
+                "succeeded"
+            }
+            Settlement::Waiting { error: failure, crashed: crash, retry } => {
+                (error, crashed, due) = (Some(failure), *crash, Some(at + micros(retry.due_in)));
+                "waiting"
+            }
+            Settlement::Dead { letter, .. } => {
+                (error, crashed) = (Some(&letter.error), letter.reason == Reason::Crashed);
+                "dead"
+            }
+            Settlement::Released => {
+                due = Some(at);
+                "released"
+            }
+        };
+        let done = sqlx::query(SETTLE)
+            .bind(function.as_str())
+            .bind(self.settle.key.as_str())
+            .bind(self.settle.fence.0)
+            .bind(action)
+            .bind(result)
+            .bind(expires)
+            .bind(error.map(|error| error.kind.as_str()))
+            .bind(error.map(|error| error.message.as_str()))
+            .bind(i64::from(crashed))
+            .bind(due)
+            .bind(at)
+            .execute(&mut *connection)
+            .await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        if let Some((letter, encoded)) = &self.letter {
+            sqlx::query(LETTER)
+                .bind(&letter.id.0)
+                .bind(function.as_str())
+                .bind(self.settle.key.as_str())
+                .bind(i64::from(letter.epoch.0))
+                .bind(letter.reason.as_str())
+                .bind(at)
+                .bind(encoded)
+                .execute(&mut *connection)
+                .await?;
+        }
+        post(connection, at, &self.outbox).await?;
+        Ok(true)
+    }
+}
+
+impl Sqlite {
+    pub(super) async fn settle_batch(&self, function: &FunctionName, settles: &[Settle]) -> Result<Vec<Settled>, Error> {
+        if settles.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = settles.iter().map(Row::of).collect::<Result<Vec<_>, Error>>()?;
+        let failed = self.map("settle invocations");
+        let mut writers = self.file.writers().await;
+        let mut transaction = writers.durable.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+        let mut settled = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let done = row.write(&mut transaction, function).await.map_err(&failed)?;
+            settled.push(if done { Settled::Done } else { Settled::AuthorityLost });
+        }
+        transaction.commit().await.map_err(&failed)?;
+        Ok(settled)
+    }
+}

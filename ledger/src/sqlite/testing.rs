@@ -1,0 +1,30 @@
+//! For tests only: moving the ledger's clock.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::Sqlite;
+use crate::Error;
+use crate::codec::micros;
+use crate::conformance::Testable;
+
+#[async_trait]
+impl Testable for Sqlite {
+    async fn advance(&self, by: Duration) -> Result<(), Error> {
+        let mut writers = self.file.writers().await;
+        for statement in [
+            "UPDATE node SET lease_until = lease_until - ?1",
+            "UPDATE outbox SET due_at = due_at - ?1",
+            "UPDATE invocation SET due_at = due_at - ?1, expires_at = expires_at - ?1,
+                 first_seen_at = first_seen_at - ?1, updated_at = updated_at - ?1",
+        ] {
+            sqlx::query(statement)
+                .bind(micros(by))
+                .execute(&mut writers.durable)
+                .await
+                .map_err(self.map("move the clock"))?;
+        }
+        Ok(())
+    }
+}
