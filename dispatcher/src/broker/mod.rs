@@ -3,6 +3,8 @@
 //! Two implementations share one conformance suite: [`amqp`] (RabbitMQ 3.10 to 4.x) and [`embedded`] (one SQLite file).
 
 pub mod amqp;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 
 use std::time::Duration;
 
@@ -153,17 +155,29 @@ pub enum PublishError {
 pub enum Health {
     Connected,
     /// A memory or disk alarm: the broker takes no publishes.
-    Blocked { reason: String },
-    Disconnected { reason: String },
+    Blocked {
+        reason: String,
+    },
+    Disconnected {
+        reason: String,
+    },
 }
 
 /// What can go wrong when starting with a broker. Texts never hold a password.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
     #[error("reach the broker at {address}")]
-    Unavailable { address: String, #[source] source: Box<dyn std::error::Error + Send + Sync> },
+    Unavailable {
+        address: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("log in to the broker at {address}: it refused the user, the password or the virtual host")]
-    Refused { address: String, #[source] source: Box<dyn std::error::Error + Send + Sync> },
+    Refused {
+        address: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("understand the broker address {address}: {problem}")]
     Address { address: String, problem: String },
     /// Something of this name exists with other arguments. `hint` says what to do.
@@ -173,7 +187,11 @@ pub enum BrokerError {
     #[error("find {what}; {hint}")]
     Missing { what: String, hint: String },
     #[error("{doing}")]
-    Protocol { doing: String, #[source] source: Box<dyn std::error::Error + Send + Sync> },
+    Protocol {
+        doing: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 /// A message broker.

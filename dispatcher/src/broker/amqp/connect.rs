@@ -56,7 +56,11 @@ impl Dialer {
     /// # Errors
     /// [`BrokerError::Address`]; its text never holds the address's credentials.
     pub(super) fn new(address: &Address, name: &str) -> Result<Self, BrokerError> {
-        let shown = address.redacted();
+        // Without a host there is nothing that redacting can tell from a password.
+        let shown = match address.expose().contains("://") {
+            true => address.redacted(),
+            false => "(an address that cannot be read)".to_owned(),
+        };
         // lapin's own text may quote the whole address, password and all.
         let fault = |problem: &str| BrokerError::Address { address: shown.clone(), problem: problem.to_owned() };
         let text = address.expose();
