@@ -16,7 +16,7 @@ use weft_schemas::FunctionName;
 
 /// The longest line; the rest of a longer one is cut off, and the event says so.
 const MAX_LINE_BYTES: usize = 8 * 1024;
-/// Lines per window, of both streams together.
+/// Lines per window and stream: a flood of chatter must not hide the errors.
 const MAX_LINES: u32 = 1_000;
 const WINDOW: Duration = Duration::from_secs(1);
 const TAIL_BYTES: usize = 4 * 1024;
@@ -35,6 +35,15 @@ enum Stream {
     Stderr,
 }
 
+impl Stream {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
 /// Logs both streams until both have ended, or until `stop`; gives the tail of standard error.
 pub(super) async fn follow(
     labels: Labels,
@@ -48,28 +57,30 @@ pub(super) async fn follow(
     let mut out_buffer = vec![0; READ_BYTES].into_boxed_slice();
     let mut err_buffer = vec![0; READ_BYTES].into_boxed_slice();
     let mut tail = Tail::default();
-    let mut rate = Rate::new(Instant::now());
+    let (mut out_rate, mut err_rate) = (Rate::new(Stream::Stdout), Rate::new(Stream::Stderr));
 
     while out_open || err_open {
         tokio::select! {
             read = stdout.read(&mut out_buffer), if out_open => {
                 let bytes = taken(read, &out_buffer);
                 out_open = !bytes.is_empty();
-                out_lines.push(bytes, |line, cut| rate.log(&labels, Stream::Stdout, line, cut));
+                out_lines.push(bytes, |line, cut| out_rate.log(&labels, line, cut));
             }
             read = stderr.read(&mut err_buffer), if err_open => {
                 let bytes = taken(read, &err_buffer);
                 err_open = !bytes.is_empty();
                 tail.push(bytes);
-                err_lines.push(bytes, |line, cut| rate.log(&labels, Stream::Stderr, line, cut));
+                err_lines.push(bytes, |line, cut| err_rate.log(&labels, line, cut));
             }
-            () = tokio::time::sleep_until(rate.until), if rate.dropped > 0 => rate.roll(&labels),
+            () = tokio::time::sleep_until(out_rate.until), if out_rate.dropped > 0 => out_rate.roll(&labels),
+            () = tokio::time::sleep_until(err_rate.until), if err_rate.dropped > 0 => err_rate.roll(&labels),
             () = stop.cancelled() => break,
         }
     }
-    out_lines.finish(|line, cut| rate.log(&labels, Stream::Stdout, line, cut));
-    err_lines.finish(|line, cut| rate.log(&labels, Stream::Stderr, line, cut));
-    rate.roll(&labels);
+    out_lines.finish(|line, cut| out_rate.log(&labels, line, cut));
+    err_lines.finish(|line, cut| err_rate.log(&labels, line, cut));
+    out_rate.roll(&labels);
+    err_rate.roll(&labels);
     tail.text()
 }
 
@@ -134,23 +145,24 @@ impl Tail {
 /// Lets [`MAX_LINES`] through per window and counts the others.
 #[derive(Debug)]
 struct Rate {
+    stream: Stream,
     until: Instant,
     passed: u32,
     dropped: u64,
 }
 
 impl Rate {
-    fn new(now: Instant) -> Self {
-        Self { until: now + WINDOW, passed: 0, dropped: 0 }
+    fn new(stream: Stream) -> Self {
+        Self { stream, until: Instant::now() + WINDOW, passed: 0, dropped: 0 }
     }
 
-    fn log(&mut self, labels: &Labels, stream: Stream, line: &[u8], cut: bool) {
+    fn log(&mut self, labels: &Labels, line: &[u8], cut: bool) {
         if Instant::now() >= self.until {
             self.roll(labels);
         }
         if self.passed < MAX_LINES {
             self.passed += 1;
-            emit(labels, stream, &String::from_utf8_lossy(line), cut);
+            emit(labels, self.stream, &String::from_utf8_lossy(line), cut);
         } else {
             self.dropped += 1;
         }
@@ -159,10 +171,10 @@ impl Rate {
     /// Begins a window, and says what the last one dropped.
     fn roll(&mut self, labels: &Labels) {
         if self.dropped > 0 {
-            let Labels { function, worker } = labels;
-            tracing::warn!(%function, worker, lines = self.dropped, "worker output dropped, too many lines");
+            let (Labels { function, worker }, stream) = (labels, self.stream.name());
+            tracing::warn!(%function, worker, stream, lines = self.dropped, "worker output dropped, too many lines");
         }
-        *self = Self::new(Instant::now());
+        *self = Self::new(self.stream);
     }
 }
 
@@ -203,10 +215,7 @@ fn fields_text(fields: &Map<String, Value>) -> String {
 /// One line, one event. Target `weft_worker`, so that it can be filtered apart from the dispatcher's own events.
 fn emit(labels: &Labels, stream: Stream, line: &str, cut: bool) {
     let Labels { function, worker } = labels;
-    let stream_name = match stream {
-        Stream::Stdout => "stdout",
-        Stream::Stderr => "stderr",
-    };
+    let stream_name = stream.name();
     /// The level of an event is part of its call site: one site for each.
     macro_rules! event {
         ($level:ident, $record:expr) => {

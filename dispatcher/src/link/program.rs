@@ -1,11 +1,11 @@
 //! What a worker runs: the program, found and checked once, and its complete environment.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
 use weft_schemas::manifest::Function;
+use weft_schemas::manifest::env::{EnvError, expand};
 
 /// Where programs are looked up when neither the function nor the dispatcher has a `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -34,10 +34,8 @@ pub enum ProgramError {
     NotInPath { program: String },
     #[error("run program {program:?}: {path:?} is not an executable file")]
     NotExecutable { program: String, path: PathBuf },
-    #[error("set variable {name:?}: the dispatcher's environment has no {wanted:?}")]
-    Variable { name: String, wanted: String },
-    #[error("set variable {name:?}: a `${{` has no closing `}}`")]
-    Unclosed { name: String },
+    #[error("set the worker's variable {name:?}")]
+    Variable { name: String, source: EnvError },
     #[error("make {path:?} absolute")]
     Folder { path: PathBuf, source: std::io::Error },
 }
@@ -66,9 +64,11 @@ impl Program {
         ];
         env.extend(lookup("TZ").map(|zone| ("TZ".into(), zone)));
         for (name, value) in &function.env {
-            let value = expand(name, value, lookup)?;
+            // A value that is no text cannot be put into one; it counts as not set.
+            let value = expand(value, |wanted| lookup(wanted).and_then(|value| value.into_string().ok()))
+                .map_err(|source| ProgramError::Variable { name: name.clone(), source })?;
             env.retain(|(known, _): &(OsString, OsString)| known.as_os_str() != OsStr::new(name));
-            env.push((name.into(), value));
+            env.push((name.into(), value.into()));
         }
 
         let path = if program.contains('/') {
@@ -99,53 +99,60 @@ fn is_executable(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok()
 }
 
-/// Replaces each `${NAME}`; any other `$` stands for itself, and what was put in is not looked at again.
-fn expand(name: &str, value: &str, lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<OsString, ProgramError> {
-    let mut out = OsString::with_capacity(value.len());
-    let mut rest = value;
-    while let Some((before, after)) = rest.split_once("${") {
-        out.push(before);
-        let (wanted, after) = after.split_once('}').ok_or_else(|| ProgramError::Unclosed { name: name.to_owned() })?;
-        let missing = || ProgramError::Variable { name: name.to_owned(), wanted: wanted.to_owned() };
-        // A NUL would end the string early in the worker.
-        let found = lookup(wanted).filter(|found| !found.as_bytes().contains(&0)).ok_or_else(missing)?;
-        out.push(found);
-        rest = after;
-    }
-    out.push(rest);
-    Ok(out)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
 
-    fn dispatcher(name: &str) -> Option<OsString> {
-        match name {
-            "PATH" => Some("relative:/bin".into()),
-            "SECRET" => Some("s3${SECRET}".into()),
+    use weft_schemas::manifest::Manifest;
+
+    /// The one function of a manifest.
+    fn function(command: &str, env: &str) -> Function {
+        let text = format!("[functions.a]\ncommand = [{command}]\nevents = [\"a.b\"]\nenv = {{ {env} }}\n");
+        let manifest = Manifest::parse(&text, Path::new("/etc")).unwrap();
+        manifest.functions.into_values().next().unwrap()
+    }
+
+    fn resolve(command: &str, env: &str) -> Result<Program, ProgramError> {
+        Program::resolve(&function(command, env), Path::new("/etc"), &|name| match name {
+            "PATH" => Some("relative:/nowhere:/bin".into()),
+            "SECRET" => Some("s3".into()),
+            "TZ" => Some("UTC".into()),
+            "LANG" | "HOME" => Some("not for workers".into()),
             _ => None,
-        }
+        })
     }
 
     #[test]
-    fn variables_are_replaced_once_and_other_dollars_stay() {
-        let value = expand("DSN", "a$b ${SECRET}$", &dispatcher).unwrap();
-        assert_eq!(value, "a$b s3${SECRET}$");
+    fn a_bare_name_is_looked_up_in_path_and_nothing_undeclared_is_inherited() {
+        let program = resolve(r#""sh", "-c", "true""#, r#"DSN = "x-${SECRET}""#).unwrap();
+        assert_eq!((program.path.as_path(), program.cwd.as_path()), (Path::new("/bin/sh"), Path::new("/etc")));
+        assert_eq!(program.args, ["-c", "true"]);
+        let wanted = [("PATH", "relative:/nowhere:/bin"), ("LANG", "C.UTF-8"), ("TZ", "UTC"), ("DSN", "x-s3")];
+        assert_eq!(program.env, wanted.map(|(name, value)| (name.into(), value.into())));
     }
 
     #[test]
-    fn a_missing_variable_is_named_with_the_one_that_wants_it() {
-        let error = expand("DSN", "x${NOWHERE}", &dispatcher).unwrap_err().to_string();
-        assert!(error.contains("DSN") && error.contains("NOWHERE"), "{error}");
-    }
-
-    #[test]
-    fn an_unclosed_reference_is_refused() {
+    fn a_declared_path_is_the_one_that_is_searched() {
         assert!(
-            matches!(expand("DSN", "x${SECRET", &dispatcher), Err(ProgramError::Unclosed { name }) if name == "DSN")
+            matches!(resolve(r#""sh""#, r#"PATH = "/etc""#), Err(ProgramError::NotInPath { program }) if program == "sh")
         );
+    }
+
+    #[test]
+    fn a_path_is_relative_to_the_manifest_and_must_be_an_executable_file() {
+        assert!(
+            matches!(resolve(r#""./orders""#, ""), Err(ProgramError::Missing { path, .. }) if path == Path::new("/etc/./orders"))
+        );
+        assert!(matches!(resolve(r#""../etc/passwd""#, ""), Err(ProgramError::NotExecutable { .. })));
+        assert!(matches!(resolve(r#""/etc/""#, ""), Err(ProgramError::NotExecutable { .. })));
+        assert_eq!(resolve(r#""../bin/sh""#, "").unwrap().path, Path::new("/etc/../bin/sh"));
+    }
+
+    #[test]
+    fn a_variable_that_is_not_set_is_named_with_the_one_that_wants_it() {
+        let error = weft_process::report::chain(&resolve(r#""sh""#, r#"DSN = "${NOWHERE}""#).unwrap_err());
+        assert!(error.contains("DSN") && error.contains("NOWHERE"), "{error}");
     }
 }

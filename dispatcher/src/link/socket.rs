@@ -8,13 +8,12 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
-use weft_schemas::frame::{ToDispatcher, ToWorker};
+use weft_process::report;
+use weft_schemas::frame::{FrameError, MAX_FRAME_BYTES, ToDispatcher, ToWorker, decode, encode};
 use weft_schemas::{ErrorInfo, Outcome};
 
 use super::{FromWorker, WorkerId};
 
-/// The largest accepted frame body.
-const MAX_FRAME_BYTES: usize = 32 * 1024 * 1024;
 /// The length before each body.
 const HEAD_BYTES: usize = 4;
 /// Free space that a read is offered, and the size at which a batch of frames is written.
@@ -106,10 +105,10 @@ fn next_frame(buffer: &mut BytesMut) -> Result<Option<ToDispatcher>, String> {
     }
     buffer.advance(HEAD_BYTES);
     let body = buffer.split_to(length);
-    rmp_serde::from_slice(&body).map(Some).map_err(|error| format!("it sent a frame that cannot be read: {error}"))
+    decode(&body).map(Some).map_err(|error| format!("failed to {}", report::chain(&error)))
 }
 
-/// Writes frames until the queue is closed or the worker no longer reads. What is left then was for nobody.
+/// Writes frames until the worker no longer reads; what is left then was for nobody. Its owner aborts it.
 ///
 /// An attempt whose frame is too long never reaches the worker; it fails here, so that it ends.
 pub(super) async fn write(
@@ -125,7 +124,7 @@ pub(super) async fn write(
             if let Err(why) = append(&mut bytes, &frame)
                 && let ToWorker::Invoke(invoke) = frame
             {
-                let outcome = Outcome::Failed { error: ErrorInfo::new("FrameTooLarge", why) };
+                let outcome = Outcome::Failed { error: ErrorInfo::new("FrameTooLarge", report::chain(&why)) };
                 let refused = FromWorker::Outcome { id: invoke.id, outcome, emits: Vec::new() };
                 if events.send((id, refused)).await.is_err() {
                     return;
@@ -138,7 +137,8 @@ pub(super) async fn write(
         if flush(&mut link, &mut bytes).await.is_err() {
             return;
         }
-    }
+    } // The handle was dropped, which kills the worker. Ending here would close the link, and let it exit by itself first.
+    std::future::pending::<()>().await;
 }
 
 async fn flush(link: &mut OwnedWriteHalf, bytes: &mut Vec<u8>) -> io::Result<()> {
@@ -149,26 +149,12 @@ async fn flush(link: &mut OwnedWriteHalf, bytes: &mut Vec<u8>) -> io::Result<()>
 }
 
 /// Appends one frame, or nothing at all and why.
-fn append(bytes: &mut Vec<u8>, frame: &ToWorker) -> Result<(), String> {
-    let start = bytes.len();
-    bytes.extend_from_slice(&[0; HEAD_BYTES]);
-    let length = match rmp_serde::encode::write_named(bytes, frame) {
-        Ok(()) => bytes.len() - start - HEAD_BYTES,
-        Err(error) => {
-            bytes.truncate(start);
-            return Err(format!("the invocation cannot be written as a frame: {error}"));
-        }
-    };
-    match (u32::try_from(length), bytes.get_mut(start..start + HEAD_BYTES)) {
-        (Ok(head), Some(place)) if length <= MAX_FRAME_BYTES => {
-            place.copy_from_slice(&head.to_be_bytes());
-            Ok(())
-        }
-        _ => {
-            bytes.truncate(start);
-            Err(format!("the invocation is a frame of {length} bytes, more than {MAX_FRAME_BYTES}"))
-        }
-    }
+fn append(bytes: &mut Vec<u8>, frame: &ToWorker) -> Result<(), FrameError> {
+    let body = encode(frame)?;
+    let length = u32::try_from(body.len()).map_err(|_| FrameError::TooLarge { bytes: body.len() })?;
+    bytes.extend_from_slice(&length.to_be_bytes());
+    bytes.extend_from_slice(&body);
+    Ok(())
 }
 
 #[cfg(test)]
