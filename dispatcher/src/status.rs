@@ -117,7 +117,6 @@ pub struct Stats {
 struct Shared {
     /// Outbox rows published.
     relayed: AtomicU64,
-    ledger_trouble: Mutex<Option<String>>,
     workers: AtomicU32,
     peak_workers: AtomicU32,
 }
@@ -145,11 +144,6 @@ impl Stats {
         self.shared.relayed.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// What is wrong with the ledger, or `None` when it answers.
-    pub(crate) fn ledger_trouble(&self, trouble: Option<String>) {
-        *lock(&self.shared.ledger_trouble) = trouble;
-    }
-
     /// Workers alive, over all functions.
     pub fn workers(&self) -> u32 {
         self.shared.workers.load(Ordering::Relaxed)
@@ -166,7 +160,6 @@ impl Stats {
             workers: self.workers(),
             peak_workers: self.peak_workers(),
             relayed: self.shared.relayed.load(Ordering::Relaxed),
-            ledger_trouble: lock(&self.shared.ledger_trouble).clone(),
             functions: self.functions.iter().map(|(name, stats)| (name.clone(), stats.snapshot())).collect(),
         }
     }
@@ -203,8 +196,6 @@ pub struct Snapshot {
     pub peak_workers: u32,
     /// Outbox rows published since the start.
     pub relayed: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ledger_trouble: Option<String>,
     pub functions: BTreeMap<FunctionName, FunctionSnapshot>,
 }
 

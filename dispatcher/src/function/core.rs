@@ -135,8 +135,6 @@ pub(crate) struct Running {
     pub claim: Claim,
     pub id: InvocationId,
     pub worker: WorkerId,
-    pub cold: bool,
-    pub alone: bool,
     /// Our right was lost while it ran: whatever it answers, ask the ledger.
     pub superseded: bool,
 }

@@ -8,6 +8,8 @@ mod intake;
 mod placing;
 mod settling;
 mod stopping;
+#[cfg(test)]
+mod tests;
 pub(crate) mod task;
 mod timer;
 

@@ -67,7 +67,7 @@ impl Core {
             event: invocation.admitted.event.clone(),
             trace: spans::context(&invocation.step),
         };
-        invocation.phase = Phase::Running(Box::new(Running { claim, id, worker, cold, alone, superseded: false }));
+        invocation.phase = Phase::Running(Box::new(Running { claim, id, worker, superseded: false }));
         self.timers.push(Timer::new(now.mono + self.function.timeout + OVERDUE, What::Overdue(worker, id)));
         self.stats.add(&self.stats.attempts);
         if cold {
