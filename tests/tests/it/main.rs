@@ -1,0 +1,4 @@
+//! The integration tests: real servers, real binaries. One program, so that it links once; one module per subject.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
