@@ -235,3 +235,6 @@ pub mod header {
     /// 32 hexadecimal digits; absent when the event was not traced.
     pub const TRACE_ID: &str = "weft-trace-id";
 }
+
+#[cfg(test)]
+mod tests;

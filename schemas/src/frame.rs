@@ -90,6 +90,9 @@ pub struct Invoke {
 /// The longest body of a frame, without its length.
 pub const MAX_FRAME_BYTES: usize = 32 * 1024 * 1024;
 
+/// How deep a frame may nest: several times what ours do. The default of the decoder is more than a thread's stack holds.
+const MAX_DEPTH: usize = 64;
+
 /// Why a frame cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -123,7 +126,9 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
     if body.len() > MAX_FRAME_BYTES {
         return Err(FrameError::TooLarge { bytes: body.len() });
     }
-    Ok(rmp_serde::from_slice(body)?)
+    let mut reader = rmp_serde::Deserializer::from_read_ref(body);
+    reader.set_max_depth(MAX_DEPTH);
+    Ok(T::deserialize(&mut reader)?)
 }
 
 #[cfg(test)]

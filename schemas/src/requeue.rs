@@ -110,3 +110,6 @@ pub fn epoch(message: &Message) -> Epoch {
 pub fn is_redriven(message: &Message) -> bool {
     epoch(message) > Epoch(0)
 }
+
+#[cfg(test)]
+mod tests;
