@@ -43,9 +43,13 @@ impl Export {
         if disabled(&read) || read("OTEL_TRACES_EXPORTER").is_some_and(|text| text.eq_ignore_ascii_case("none")) {
             return Self::None;
         }
-        let endpoint = match flag.map(str::trim).filter(|flag| !flag.is_empty()) {
+        // A flag that only repeats the common variable (command line parsers read it too) must not win over the
+        // more particular one.
+        let common = read("OTEL_EXPORTER_OTLP_ENDPOINT");
+        let flag = flag.map(str::trim).filter(|flag| !flag.is_empty() && Some(*flag) != common.as_deref());
+        let endpoint = match flag {
             Some(base) => with_path(base, "/v1/traces"),
-            None => match (read("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), read("OTEL_EXPORTER_OTLP_ENDPOINT")) {
+            None => match (read("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), common) {
                 (Some(whole), _) => whole,
                 (None, Some(base)) => with_path(&base, "/v1/traces"),
                 (None, None) => return Self::None,

@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, filter_fn};
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::format::{JsonFields, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields, MakeWriter};
 use tracing_subscriber::layer::{Filter, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -28,7 +28,8 @@ pub enum LogFormat {
     #[default]
     Human,
     /// For machines: one JSON object per line, with `timestamp` (RFC 3339, UTC), `level`, `target`, `message`,
-    /// `fields` (left out if empty) and, inside a span that is exported, `trace_id`.
+    /// `fields` (those of enclosing spans among them; left out if empty) and, inside a span that is exported,
+    /// `trace_id`.
     Json,
 }
 
@@ -78,20 +79,34 @@ where
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     match format {
         LogFormat::Human => layer.compact().with_ansi(colours).with_filter(filter).boxed(),
-        LogFormat::Json => layer.with_ansi(false).event_format(Json).with_filter(filter).boxed(),
+        LogFormat::Json => {
+            layer.with_ansi(false).fmt_fields(JsonFields::new()).event_format(Json).with_filter(filter).boxed()
+        }
     }
 }
 
-/// One JSON object per event. Spans' fields are not repeated on each line: the trace id leads to them.
+/// One JSON object per event. The fields of the spans it is in (never those of an event's path) are among its own,
+/// inner before outer, its own before all.
 struct Json;
 
-impl<S, N> FormatEvent<S, N> for Json
+impl<S> FormatEvent<S, JsonFields> for Json
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, JsonFields>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let mut fields = Fields::default();
+        for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
+            let extensions = span.extensions();
+            let formatted = extensions.get::<FormattedFields<JsonFields>>().map(|text| text.fields.as_str());
+            if let Some(Ok(known)) = formatted.map(serde_json::from_str::<Map<String, Value>>) {
+                fields.rest.extend(known);
+            }
+        }
         event.record(&mut fields);
         let mut timestamp = String::new();
         SystemTime.format_time(&mut Writer::new(&mut timestamp))?;

@@ -136,7 +136,8 @@ pub fn invoke(parent: &Span, attempt: Attempt<'_>, worker: u64) -> Span {
 }
 
 /// The worker's view of one attempt (SERVER, named as the function). Never a child of the current span: set its parent
-/// from the frame's `traceparent`.
+/// from the frame's `traceparent`. The handler must run inside it (`.instrument(span)`), innermost if there are several:
+/// its own spans, the trace id of its log lines and [`of`](super::of) the current span follow from that.
 pub fn handler(attempt: Attempt<'_>) -> Span {
     info_span!(
         target: TRACE_TARGET,
@@ -290,6 +291,7 @@ mod tests {
 
     #[test]
     fn every_name_is_used_by_a_constructor() {
+        let _alone = super::super::tests::alone();
         let seen = Seen::default();
         tracing::subscriber::with_default(tracing_subscriber::registry().with(seen.clone()), every_span);
         let seen = seen.0.lock().unwrap();

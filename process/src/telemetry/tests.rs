@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -23,6 +23,13 @@ use super::*;
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// Tests with a subscriber run one at a time: a callsite that is first reached while another thread makes a subscriber
+/// may stay disabled for good. A process has one subscriber, made before all else.
+pub(super) fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// One request that the HTTP sink received.
 struct Received {
@@ -131,6 +138,7 @@ fn attempt() -> Attempt<'static> {
 
 #[test]
 fn an_endpoint_receives_the_tree_of_an_event() {
+    let _alone = alone();
     let (endpoint, received) = server(None);
     let (dispatch, telemetry, _) = set_up(Export::Http { endpoint, headers: vec![("x-team".into(), "a".into())] });
     with_default(&dispatch, || {
@@ -172,6 +180,7 @@ fn an_endpoint_receives_the_tree_of_an_event() {
 
 #[test]
 fn a_worker_exports_its_spans_and_its_handlers_into_a_sink() {
+    let _alone = alone();
     let (export, exported) = memory();
     let (dispatch, telemetry, _) = set_up(export);
     with_default(&dispatch, || {
@@ -199,6 +208,7 @@ fn a_worker_exports_its_spans_and_its_handlers_into_a_sink() {
 
 #[test]
 fn a_link_does_not_change_the_trace() {
+    let _alone = alone();
     let (export, exported) = memory();
     let (dispatch, telemetry, _) = set_up(export);
     with_default(&dispatch, || {
@@ -216,6 +226,7 @@ fn a_link_does_not_change_the_trace() {
 
 #[test]
 fn a_parent_that_is_wrong_or_late_is_refused() {
+    let _alone = alone();
     let (export, _) = memory();
     let (dispatch, ..) = set_up(export);
     with_default(&dispatch, || {
@@ -229,6 +240,7 @@ fn a_parent_that_is_wrong_or_late_is_refused() {
 
 #[test]
 fn spans_of_an_event_are_disabled_where_nothing_is_exported() {
+    let _alone = alone();
     let (dispatch, telemetry, lines) = set_up(Export::None);
     with_default(&dispatch, || {
         let root = spans::process("q", "f", Some("k"), "m");
@@ -246,6 +258,7 @@ fn spans_of_an_event_are_disabled_where_nothing_is_exported() {
 
 #[test]
 fn a_json_line_is_one_object_with_its_trace_id() {
+    let _alone = alone();
     let (export, _) = memory();
     let (dispatch, _telemetry, lines) = set_up(export);
     let error = std::io::Error::other("the cause");
@@ -270,7 +283,34 @@ fn a_json_line_is_one_object_with_its_trace_id() {
 }
 
 #[test]
+fn a_handler_inside_both_its_spans_has_fields_trace_and_context() {
+    let _alone = alone();
+    let (export, exported) = memory();
+    let (dispatch, telemetry, lines) = set_up(export);
+    with_default(&dispatch, || {
+        let handler = spans::handler(attempt());
+        assert!(set_parent(&handler, PARENT, None));
+        let log = tracing::error_span!(target: "weft_log", parent: &handler, "attempt", key = "o-1", n = 1);
+        log.in_scope(|| {
+            handler.in_scope(|| {
+                drop(tracing::info_span!("charge the card"));
+                tracing::info!(n = 2, "charged");
+                assert_eq!(of(&tracing::Span::current()), of(&handler));
+                assert!(of(&handler).is_some());
+            });
+        });
+    });
+    telemetry.flush();
+    let names: Vec<_> = exported().into_iter().map(|span| span.name).collect();
+    assert_eq!(names, ["charge the card", "create-order"], "the log's span is not exported");
+    let line: serde_json::Value = serde_json::from_slice(&lines.lock().unwrap()).unwrap();
+    assert_eq!(line["fields"], serde_json::json!({"key": "o-1", "n": 2}));
+    assert_eq!(line["trace_id"], TRACE);
+}
+
+#[test]
 fn what_cannot_work_is_refused_at_start() {
+    let _alone = alone();
     let refused = |change: fn(&mut Settings)| {
         let mut settings = Settings::new("weft", "node-1");
         change(&mut settings);
@@ -289,6 +329,7 @@ fn what_cannot_work_is_refused_at_start() {
 
 #[test]
 fn the_endpoint_comes_from_the_flag_or_the_standard_variables() {
+    let _alone = alone();
     let case = |flag: Option<&str>, variables: &[(&str, &str)]| {
         let read = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, text)| (*text).to_owned());
         match Export::from_variables(flag, read) {
@@ -304,6 +345,7 @@ fn the_endpoint_comes_from_the_flag_or_the_standard_variables() {
     assert_eq!(case(None, &[(base, "http://c/otlp")]), to("http://c/otlp/v1/traces"));
     assert_eq!(case(None, &[(base, "http://c"), (whole, "http://t/in")]), to("http://t/in"));
     assert_eq!(case(Some("http://f:1"), &[(whole, "http://t/in")]), to("http://f:1/v1/traces"));
+    assert_eq!(case(Some("http://c"), &[(base, "http://c"), (whole, "http://t/in")]), to("http://t/in"));
     assert_eq!(case(Some("http://f:1/v1/traces"), &[]), to("http://f:1/v1/traces"));
     assert_eq!(case(Some("http://f:1"), &[("OTEL_SDK_DISABLED", "TRUE")]), None);
     assert_eq!(case(Some("http://f:1"), &[("OTEL_TRACES_EXPORTER", "none")]), None);
@@ -315,6 +357,7 @@ fn the_endpoint_comes_from_the_flag_or_the_standard_variables() {
 
 #[test]
 fn a_forwarder_posts_bodies_as_they_are() {
+    let _alone = alone();
     let (endpoint, received) = server(None);
     let forwarder = Forwarder::new(&Export::Http { endpoint, headers: vec![("x-team".into(), "a".into())] });
     forwarder.forward(Bytes::from_static(b"one"));
@@ -332,6 +375,7 @@ fn a_forwarder_posts_bodies_as_they_are() {
 
 #[test]
 fn a_forwarder_never_blocks_and_says_what_it_dropped() {
+    let _alone = alone();
     let (allow, answer) = channel();
     let (endpoint, received) = server(Some(answer));
     let (dispatch, _, lines) = set_up(Export::None);
@@ -358,6 +402,7 @@ fn a_forwarder_never_blocks_and_says_what_it_dropped() {
 
 #[test]
 fn metrics_are_counted_per_function() {
+    let _alone = alone();
     let (endpoint, received) = server(None);
     let metrics = Metrics::to(&endpoint, Vec::new(), "weft", "node-1").unwrap();
     for metric in Metric::ALL.iter().copied() {
