@@ -5,6 +5,7 @@
 
 mod codec;
 pub mod error;
+pub mod join;
 pub mod ledger;
 mod open;
 mod postgres;
@@ -20,6 +21,7 @@ pub use ledger::{
     Claim, ClaimRequest, DeadLetterQuery, DeadLetterRecord, Due, DueBatch, InvocationQuery, InvocationRecord, Ledger,
     NodeSession, OutboxId, OutboxKind, OutboxMessage, Owner, Redriven, Settle, Settled, Settlement, State, Verdict,
 };
+pub use join::{JoinError, Joined, Joiner, Row, Value};
 pub use open::open;
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;

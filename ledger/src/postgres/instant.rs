@@ -13,7 +13,7 @@ const TIMESTAMPTZ: Oid = Oid(1184);
 
 /// A point in time of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Instant(pub Timestamp);
+pub(crate) struct Instant(pub Timestamp);
 
 impl Type<Postgres> for Instant {
     fn type_info() -> PgTypeInfo {

@@ -32,8 +32,10 @@ use crate::{
     NodeSession, OutboxMessage, Owner, Redriven, Settle, Settled, State, Verdict,
 };
 
-pub(crate) use connect::{options, preflight, redacted};
-pub(crate) use error::{is_contention, map};
+pub(crate) use connect::{options, pool, preflight, redacted};
+pub(crate) use error::{code, is_contention, map};
+pub(crate) use instant::Instant;
+pub(crate) use settle::Outbox;
 
 /// The ledger in Postgres. Up to eleven connections: 3 for claims, 3 for settles, 2 for the outbox, 2 for everything
 /// else, and one for each node session.

@@ -8,7 +8,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::sync::Mutex;
 use weft_schemas::NodeName;
 
-use super::{Postgres, error, map, preflight};
+use super::{Postgres, code, map, preflight};
 use crate::codec::micros;
 use crate::{Error, NodeSession, Owner};
 
@@ -69,7 +69,7 @@ async fn lock(
     match taken {
         Ok(_) => Ok(Some(connection)),
         // lock_not_available
-        Err(failure) if error::code(&failure).as_deref() == Some("55P03") => Ok(None),
+        Err(failure) if code(&failure).as_deref() == Some("55P03") => Ok(None),
         Err(failure) => Err(map(address, "lock the node's name", failure)),
     }
 }
