@@ -32,36 +32,48 @@ pub use proxy::{Flow, Proxy};
 pub use rabbit::{Fetched, PrivateRabbit, QueueDepth, Vhost, rabbitmq};
 pub use redis::{PrivateRedis, RedisSpace, redis};
 
-/// Starts the shared servers in parallel, for `weft-test-services`; the returned guard stops them.
+/// Starts shared servers in parallel (those of `postgres`, `redis` and `rabbitmq` that are named, or all if none is), for
+/// `weft-test-services`; the returned guard stops them.
 ///
 /// # Errors
 /// The first server that is missing or does not start.
-pub async fn start_shared() -> Result<SharedServers, Error> {
+pub async fn start_shared(names: &[String]) -> Result<SharedServers, Error> {
+    let wanted = |name: &str| names.is_empty() || names.iter().any(|wanted| wanted == name);
     let (postgres, redis, rabbit) = tokio::join!(
-        PrivatePostgres::try_start(),
-        PrivateRedis::try_start(redis::Durability::None),
-        PrivateRabbit::try_start()
+        start_if(wanted("postgres"), PrivatePostgres::try_start()),
+        start_if(wanted("redis"), PrivateRedis::try_start(redis::Durability::None)),
+        start_if(wanted("rabbitmq"), PrivateRabbit::try_start())
     );
     Ok(SharedServers { postgres: postgres?, redis: redis?, rabbit: rabbit? })
 }
 
+async fn start_if<T>(wanted: bool, start: impl Future<Output = Result<T, Error>>) -> Result<Option<T>, Error> {
+    if wanted { start.await.map(Some) } else { Ok(None) }
+}
+
 /// The shared servers of a run. Dropping it kills them and removes their data.
 pub struct SharedServers {
-    postgres: PrivatePostgres,
-    redis: PrivateRedis,
-    rabbit: PrivateRabbit,
+    postgres: Option<PrivatePostgres>,
+    redis: Option<PrivateRedis>,
+    rabbit: Option<PrivateRabbit>,
 }
 
 impl SharedServers {
     /// The variables (see [`env`]) that make test processes use these servers.
     #[must_use]
     pub fn variables(&self) -> Vec<(&'static str, String)> {
-        vec![
-            (env::POSTGRES_URL, self.postgres.url()),
-            (env::POSTGRES_TEMPLATE, self.postgres.template().display().to_string()),
-            (env::REDIS_URL, self.redis.url()),
-            (env::AMQP_URL, self.rabbit.url()),
-            (env::RABBITMQ_API, self.rabbit.api_url()),
-        ]
+        let mut variables = Vec::new();
+        if let Some(postgres) = &self.postgres {
+            variables.push((env::POSTGRES_URL, postgres.url()));
+            variables.push((env::POSTGRES_TEMPLATE, postgres.template().display().to_string()));
+        }
+        if let Some(redis) = &self.redis {
+            variables.push((env::REDIS_URL, redis.url()));
+        }
+        if let Some(rabbit) = &self.rabbit {
+            variables.push((env::AMQP_URL, rabbit.url()));
+            variables.push((env::RABBITMQ_API, rabbit.api_url()));
+        }
+        variables
     }
 }

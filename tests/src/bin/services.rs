@@ -1,4 +1,4 @@
-//! Starts the shared servers, prints one JSON object of environment variables on one line, and keeps the servers until its
+//! `weft-test-services [postgres] [redis] [rabbitmq]`: starts the shared servers (all, if none is named), prints one JSON object of environment variables on one line, and keeps the servers until its
 //! standard input ends. `cargo xtask test` runs it once for all test processes; by hand it serves a debugging session.
 
 use std::io::{Read, Write};
@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let servers = match weft_tests::start_shared().await {
+    let names: Vec<String> = std::env::args().skip(1).collect();
+    let servers = match weft_tests::start_shared(&names).await {
         Ok(servers) => servers,
         Err(error) => {
             eprintln!("{error}");

@@ -20,8 +20,6 @@ async fn redis(port: u16, command: &str) -> String {
 
 /// One SQL statement through the server's own client.
 async fn sql(url: &str, statement: &str) -> String {
-    let psql = ["/usr/lib/postgresql", "/usr/bin"]; // either Debian's versioned folder or the wrapper in PATH
-    assert!(psql.iter().any(|folder| std::path::Path::new(folder).exists()));
     let exit =
         Process::at("psql").args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-c", statement, url]).run(LIMIT).await.success();
     exit.text()
@@ -113,6 +111,35 @@ async fn each_test_gets_a_vhost_of_its_own() {
     one.delete_queue("q").await;
     assert_eq!(one.queue_depth("q").await, None);
     assert_eq!(one.close_connections().await, 0);
+}
+
+#[test]
+fn servers_die_with_the_process_that_started_them() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    let mut services = Command::new(env!("CARGO_BIN_EXE_weft-test-services"))
+        .arg("redis")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut line = String::new();
+    BufReader::new(services.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let variables: serde_json::Value = serde_json::from_str(&line).expect("one JSON object");
+    let url = url::Url::parse(variables[weft_tests::env::REDIS_URL].as_str().unwrap()).unwrap();
+    let address = ("127.0.0.1", url.port().unwrap());
+    std::net::TcpStream::connect(address).expect("Redis is there");
+
+    services.kill().unwrap();
+    services.wait().unwrap();
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(poll("Redis is gone", LIMIT, || async {
+        match TcpStream::connect(address).await {
+            Ok(_) => Err("it still accepts"),
+            Err(_) => Ok(()),
+        }
+    }));
 }
 
 #[tokio::test]
