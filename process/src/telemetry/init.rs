@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_otlp::{Protocol, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider};
 use tracing::subscriber::Interest;
@@ -137,7 +137,9 @@ where
 }
 
 fn provider(settings: &Settings) -> Result<Option<SdkTracerProvider>, InitError> {
-    let exporter = SpanExporter::builder().with_http().with_protocol(Protocol::HttpBinary);
+    // One retry: spans are worth less than a stop that does not wait for an endpoint that is down.
+    let retry = RetryPolicy::recommended().with_max_retries(1);
+    let exporter = SpanExporter::builder().with_http().with_protocol(Protocol::HttpBinary).with_retry_policy(retry);
     let exporter = match &settings.export {
         Export::None => return Ok(None),
         Export::Http { endpoint, headers } => {
