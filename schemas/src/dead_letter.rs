@@ -9,15 +9,14 @@ use serde::{Deserialize, Serialize};
 use crate::{Attempt, Digest, Epoch, ErrorInfo, FunctionName, HeaderValue, Key, Message, requeue};
 
 /// Why an event was given up. The text form is what headers, SQL, metrics and the command line show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[derive(schemars::JsonSchema)]
 pub enum Reason {
     /// The message cannot be read as an event.
     Undecodable,
     /// The data does not satisfy the function's JSON Schema.
     Schema,
-    /// The function names a key by JSON Pointer and the event has none there, or one that is no valid key.
+    /// The event has no id at all, or the function names a key by JSON Pointer and there is none there that is valid.
     NoKey,
     /// The message is larger than the function accepts.
     TooLarge,
