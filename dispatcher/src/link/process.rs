@@ -2,10 +2,8 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ExitStatus};
 
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
 use tokio::io::unix::AsyncFd;
 
 use super::{How, spawn};
@@ -16,7 +14,6 @@ use super::{How, spawn};
 /// be given to another process.
 #[derive(Debug)]
 pub(super) struct Process {
-    child: Child,
     pid: Pid,
     /// Readable once the child has exited.
     exit: AsyncFd<OwnedFd>,
@@ -26,23 +23,22 @@ pub(super) struct Process {
 impl Process {
     /// # Errors
     /// No descriptor is left for the process, or the runtime is shutting down. The child is killed.
-    pub(super) fn adopt(mut child: Child) -> io::Result<Self> {
-        let pid = Pid::from_child(&child);
+    pub(super) fn adopt(pid: Pid) -> io::Result<Self> {
         let exit = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)
             .map_err(io::Error::from)
             .and_then(spawn::follow_exit);
         match exit {
-            Ok(exit) => Ok(Self { child, pid, exit, reaped: false }),
+            Ok(exit) => Ok(Self { pid, exit, reaped: false }),
             Err(error) => {
                 let _ = rustix::process::kill_process_group(pid, Signal::KILL);
-                let _ = child.wait();
+                let _ = wait(pid);
                 Err(error)
             }
         }
     }
 
     pub(super) fn id(&self) -> u32 {
-        self.child.id()
+        self.pid.as_raw_pid().unsigned_abs()
     }
 
     /// Resolves once the process has exited. Cancel-safe; says nothing about its descendants.
@@ -61,7 +57,7 @@ impl Process {
     /// Kills what is left of the group, then reaps the child. Call it after [`Process::exited`]; it would block before.
     pub(super) fn reap(&mut self) -> io::Result<How> {
         self.signal(Signal::KILL);
-        let status = self.child.wait()?;
+        let status = wait(self.pid)?;
         self.reaped = true;
         Ok(how(status))
     }
@@ -71,16 +67,22 @@ impl Drop for Process {
     fn drop(&mut self) {
         if !self.reaped {
             self.signal(Signal::KILL);
-            let _ = self.child.wait();
+            let _ = wait(self.pid);
         }
     }
 }
 
-fn how(status: ExitStatus) -> How {
-    match (status.code(), status.signal()) {
+/// Reaps the child; blocks until it has exited.
+fn wait(pid: Pid) -> io::Result<WaitStatus> {
+    let waited = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(pid), WaitOptions::empty()))?;
+    waited.map(|(_, status)| status).ok_or_else(|| io::Error::other("there is no exit status"))
+}
+
+fn how(status: WaitStatus) -> How {
+    match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => How::Exited(code),
         (None, Some(signal)) => How::Signalled(signal),
-        // Only a stopped process has neither, and `wait` does not report those.
+        // Only a stopped process has neither, and those are not waited for.
         (None, None) => How::Exited(-1),
     }
 }

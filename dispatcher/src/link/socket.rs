@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn frames_are_taken_one_by_one_however_they_arrive() {
         let said = ToDispatcher::Ready { handlers: vec!["a".into()] };
-        let twice = framed(&rmp_serde::to_vec_named(&said).unwrap()).repeat(2);
+        let twice = framed(&encode(&said).unwrap()).repeat(2);
         let mut buffer = BytesMut::new();
         let mut seen = Vec::new();
         for byte in twice {
@@ -201,9 +201,9 @@ mod tests {
         let mut bytes = Vec::new();
         append(&mut bytes, &ToWorker::Drain).unwrap();
         append(&mut bytes, &ToWorker::Cancel { id: InvocationId(7) }).unwrap();
-        let drain = rmp_serde::to_vec_named(&ToWorker::Drain).unwrap();
+        let drain = encode(&ToWorker::Drain).unwrap();
         assert_eq!(bytes[..4 + drain.len()], framed(&drain));
-        let cancel: ToWorker = rmp_serde::from_slice(&bytes[4 + drain.len() + 4..]).unwrap();
+        let cancel: ToWorker = decode(&bytes[4 + drain.len() + 4..]).unwrap();
         assert_eq!(cancel, ToWorker::Cancel { id: InvocationId(7) });
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::net::UnixStream;
-use tokio::process::{ChildStderr, ChildStdout};
+use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -73,15 +73,12 @@ async fn start(
     events: &Events,
 ) -> io::Result<Running> {
     let room = Room::make(launch.id)?;
-    let Spawned { mut child, link, room } = spawn::spawn(Arc::clone(&launch.program), room).await?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let Spawned { pid, link, stdout, stderr, room } = spawn::spawn(Arc::clone(&launch.program), room).await?;
     // From here on the process is killed and reaped however this ends.
-    let process = Process::adopt(child)?;
+    let process = Process::adopt(pid)?;
     let hang_up = Arc::new(link.try_clone()?.into());
     let (read_half, write_half) = UnixStream::from_std(link)?.into_split();
-    let none = || io::Error::other("the process has no output pipe");
-    let stdout = ChildStdout::from_std(stdout.ok_or_else(none)?)?;
-    let stderr = ChildStderr::from_std(stderr.ok_or_else(none)?)?;
+    let (stdout, stderr) = (Receiver::from_owned_fd(stdout)?, Receiver::from_owned_fd(stderr)?);
 
     let (ready_now, ready) = oneshot::channel();
     let reader = tokio::spawn(socket::read(read_half, launch.id, launched, events.clone(), ready_now));

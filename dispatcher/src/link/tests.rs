@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::sync::mpsc;
-use weft_schemas::frame::{InvocationId, Invoke, Start, ToDispatcher, ToWorker};
+use weft_schemas::frame::{InvocationId, Invoke, Start, ToDispatcher, ToWorker, decode, encode};
 use weft_schemas::{Attempt, ErrorInfo, Event, Fence, FunctionName, Key, Outcome};
 
 use super::*;
@@ -62,7 +62,9 @@ fn worker_main() {
                 seen.push(format!("fd {} {}", fd.file_name().display(), target.display()));
             }
             let status = std::fs::read_to_string("/proc/self/status").unwrap();
-            seen.extend(status.lines().filter(|line| line.starts_with("NoNewPrivs")).map(str::to_owned));
+            let wanted = |line: &&str| line.starts_with("NoNewPrivs") || line.starts_with("SigBlk");
+            seen.extend(status.lines().filter(wanted).map(str::to_owned));
+            seen.push(format!("core {:?}", rustix::process::getrlimit(rustix::process::Resource::Core).maximum));
             seen.push(format!("cwd {}", std::env::current_dir().unwrap().display()));
             std::fs::write(std::env::temp_dir().join("left-behind"), "x").unwrap();
             link.send(&ToDispatcher::Ready { handlers: seen });
@@ -80,6 +82,7 @@ fn worker_main() {
         }
         // Has a child of its own, and says which.
         "parent" => {
+            #[expect(clippy::zombie_processes, reason = "whether it dies unasked is what is tested")]
             let child = Command::new("/bin/sleep").arg("1000").spawn().unwrap();
             link.send(&ToDispatcher::Ready { handlers: vec![child.id().to_string()] });
             link.wait_for_drain();
@@ -137,7 +140,7 @@ struct Far(UnixStream);
 
 impl Far {
     fn send(&mut self, frame: &ToDispatcher) {
-        let body = rmp_serde::to_vec_named(frame).unwrap();
+        let body = encode(frame).unwrap();
         let mut bytes = u32::try_from(body.len()).unwrap().to_be_bytes().to_vec();
         bytes.extend(body);
         self.0.write_all(&bytes).unwrap();
@@ -148,7 +151,7 @@ impl Far {
         self.0.read_exact(&mut head).ok()?;
         let mut body = vec![0; usize::try_from(u32::from_be_bytes(head)).unwrap()];
         self.0.read_exact(&mut body).ok()?;
-        rmp_serde::from_slice(&body).ok()
+        decode(&body).ok()
     }
 
     fn wait_for_drain(&mut self) {
@@ -349,7 +352,9 @@ async fn a_worker_sees_its_own_environment_and_three_descriptors_and_its_room_is
     sorted.sort_unstable();
     assert_eq!(sorted, ["HOME", "TMPDIR", "WEFT_LINK_FD", MODE], "{seen:?}");
     assert!(!seen.iter().any(|line| line.contains("/dev/zero")), "{seen:?}");
-    assert!(seen.contains(&"NoNewPrivs:\t1".to_owned()) && seen.contains(&"cwd /".to_owned()), "{seen:?}");
+    for wanted in ["NoNewPrivs:\t1", "SigBlk:\t0000000000000000", "core Some(0)", "cwd /"] {
+        assert!(seen.iter().any(|line| line == wanted), "{wanted} in {seen:?}");
+    }
     // 0 and this worker's own copy of it are the link; 1 and 2 pipes; the rest is its look into /proc.
     for line in seen.iter().filter(|line| line.starts_with("fd ")) {
         assert!(["socket:", "pipe:", "/proc/"].iter().any(|kind| line.contains(kind)), "{line}");
@@ -553,9 +558,9 @@ async fn launch_cost() {
         let quick = Program { path: Path::new("/bin/true").into(), args: Vec::new(), ..program("") };
         let room = room::Room::make(WorkerId(1)).unwrap();
         let begun = Instant::now();
-        let mut spawned = spawn::spawn(Arc::new(quick), room).await.unwrap();
+        let spawned = spawn::spawn(Arc::new(quick), room).await.unwrap();
         spawns.push(begun.elapsed());
-        spawned.child.wait().unwrap();
+        rustix::process::waitpid(Some(spawned.pid), rustix::process::WaitOptions::empty()).unwrap();
         lives.push(begun.elapsed());
     }
     let mut readies = Vec::new();
