@@ -90,7 +90,7 @@ names! {
         Reason = "weft.reason",
         /// The worker's number within its dispatcher.
         Worker = "weft.worker",
-        /// What an outbox row is: retry, dead letter, emit, reply.
+        /// What an outbox row is: `retry`, `dead_letter`, `emit`, `reply`, `redrive`.
         Kind = "weft.kind",
     }
 }
