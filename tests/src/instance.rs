@@ -187,6 +187,10 @@ impl Instance {
         // Postgres refuses to start while a backend of its predecessor is attached to the shared memory.
         let end = Instant::now() + Duration::from_secs(5);
         while tree.iter().any(|pid| is_alive(*pid)) && Instant::now() < end {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a kill takes a millisecond or two, and must also work in drop"
+            )]
             std::thread::sleep(Duration::from_millis(1));
         }
         forget(child.id());

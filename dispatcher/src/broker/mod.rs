@@ -5,6 +5,7 @@
 pub mod amqp;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod embedded;
 
 use std::time::Duration;
 
@@ -106,6 +107,7 @@ impl Acks {
     /// The pair for an implementation. Unbounded because at most the prefetch is unsettled, so at most that many
     /// commands (and a stop) can be under way.
     pub fn channel() -> (Self, mpsc::UnboundedReceiver<AckCommand>) {
+        #[expect(clippy::disallowed_methods, reason = "bounded by the prefetch")]
         let (commands, receiver) = mpsc::unbounded_channel();
         (Self { commands }, receiver)
     }

@@ -194,7 +194,9 @@ impl Worker {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn launch(launch: Launch, events: mpsc::Sender<(WorkerId, FromWorker)>) -> Worker {
+        #[expect(clippy::disallowed_methods, reason = "bounded by the worker's slots")]
         let (frames, frames_rx) = mpsc::unbounded_channel();
+        #[expect(clippy::disallowed_methods, reason = "at most one drain and a few kills")]
         let (asks, asks_rx) = mpsc::unbounded_channel();
         let pid = Arc::new(AtomicU32::new(0));
         // Cannot fail: the receiving end is in this very function.
