@@ -13,7 +13,8 @@ pub(crate) struct Keeper {
     ledger: Arc<dyn Ledger>,
     node: NodeName,
     lease: Duration,
-    session: Box<dyn NodeSession>,
+    /// `None` after the lease was lost: what was claimed under it must not look alive, so a new incarnation is taken.
+    session: Option<Box<dyn NodeSession>>,
     owner: watch::Sender<Option<Owner>>,
 }
 
@@ -27,7 +28,7 @@ impl Keeper {
         let session = ledger.enter(&node, lease).await?;
         tracing::info!(%node, incarnation = session.owner().incarnation, "node entered");
         let (owner, follow) = watch::channel(Some(session.owner().clone()));
-        Ok((Self { ledger, node, lease, session, owner }, follow))
+        Ok((Self { ledger, node, lease, session: Some(session), owner }, follow))
     }
 
     /// Renews until cancelled, then leaves.
@@ -39,30 +40,38 @@ impl Keeper {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(pause) => {}
             }
-            let asked = Instant::now();
-            // Our own limit lies before the database's, so that what runs is cancelled before anybody may take over.
-            let limit = (renewed + self.lease * 3 / 4).saturating_duration_since(asked);
-            let answer = tokio::time::timeout(limit.max(Duration::from_millis(100)), self.session.renew()).await;
-            pause = match answer {
-                Ok(Ok(true)) => {
-                    renewed = asked;
-                    self.tell(Some(self.session.owner().clone()));
-                    self.lease / 3
-                }
-                Ok(Ok(false)) => {
-                    self.tell(None);
-                    self.enter_again(&mut renewed).await
-                }
-                Ok(Err(_)) | Err(_) => {
-                    if renewed.elapsed() >= self.lease * 3 / 4 {
-                        self.tell(None);
-                    }
-                    Duration::from_millis(500).min(self.lease / 10)
-                }
+            pause = if self.session.is_some() {
+                self.renew(&mut renewed).await
+            } else {
+                self.enter_again(&mut renewed).await
             };
         }
-        // The database may be gone by now; the lease then lapses by itself.
-        let _ = tokio::time::timeout(Duration::from_secs(2), self.session.leave()).await;
+        self.leave().await;
+    }
+
+    /// Renews once; returns the wait until the next time.
+    async fn renew(&mut self, renewed: &mut Instant) -> Duration {
+        let Some(session) = &self.session else { return Duration::ZERO };
+        let asked = Instant::now();
+        // Our own limit lies before the database's, so that what runs is cancelled before anybody may take over.
+        let limit = *renewed + self.lease * 3 / 4;
+        let wait = limit.saturating_duration_since(asked).max(Duration::from_millis(100));
+        match tokio::time::timeout(wait, session.renew()).await {
+            Ok(Ok(true)) => {
+                *renewed = asked;
+                self.lease / 3
+            }
+            Ok(Ok(false)) => self.lost().await,
+            Ok(Err(_)) | Err(_) if Instant::now() >= limit => self.lost().await,
+            Ok(Err(_)) | Err(_) => Duration::from_millis(500).min(self.lease / 10),
+        }
+    }
+
+    async fn lost(&mut self) -> Duration {
+        tracing::error!(node = %self.node, "lease lost: nothing runs until the ledger answers");
+        self.owner.send_replace(None);
+        self.leave().await;
+        Duration::from_millis(100)
     }
 
     async fn enter_again(&mut self, renewed: &mut Instant) -> Duration {
@@ -70,23 +79,19 @@ impl Keeper {
         match self.ledger.enter(&self.node, self.lease).await {
             Ok(session) => {
                 tracing::info!(node = %self.node, incarnation = session.owner().incarnation, "node entered again");
-                self.session = session;
                 *renewed = asked;
-                self.tell(Some(self.session.owner().clone()));
+                self.owner.send_replace(Some(session.owner().clone()));
+                self.session = Some(session);
                 self.lease / 3
             }
             Err(_) => Duration::from_secs(1).min(self.lease / 3),
         }
     }
 
-    fn tell(&self, owner: Option<Owner>) {
-        self.owner.send_if_modified(|now| {
-            let changed = *now != owner;
-            if changed && owner.is_none() {
-                tracing::error!(node = %self.node, "lease lost: nothing runs until the ledger answers");
-            }
-            *now = owner;
-            changed
-        });
+    /// Gives name and lease up. The database may be gone: the lease then lapses by itself.
+    async fn leave(&mut self) {
+        if let Some(session) = self.session.take() {
+            let _ = tokio::time::timeout(Duration::from_secs(2), session.leave()).await;
+        }
     }
 }

@@ -364,7 +364,7 @@ impl Core {
         error: ErrorInfo,
         now: Now,
     ) -> (DeadLetter, OutboxMessage) {
-        use weft_schemas::{Attempt, DeadLetterId, Epoch};
+        use weft_schemas::{Attempt, DeadLetterId};
         let function = self.function.name.clone();
         let letter = match of {
             LetterOf::Invocation { admitted, claim } => DeadLetter {
@@ -384,7 +384,7 @@ impl Core {
                 id: DeadLetterId::of_message(&function, reason, message),
                 function,
                 key: key.cloned(),
-                epoch: Epoch(0),
+                epoch: weft_schemas::requeue::epoch(message),
                 reason,
                 error,
                 attempts: Attempt(0),
