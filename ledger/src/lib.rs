@@ -4,6 +4,7 @@
 //! This crate is the only one that holds SQL. It knows no broker, no worker and no wire.
 
 mod codec;
+pub mod embedded;
 pub mod error;
 pub mod join;
 pub mod ledger;

@@ -30,7 +30,7 @@ use crate::{
     NodeSession, OutboxMessage, Owner, Redriven, Settle, Settled, State, Verdict,
 };
 
-pub(crate) use connect::{File, map, now, options, path_of};
+pub(crate) use connect::{BUSY, File, map, now, options, path_of};
 pub(crate) use settle::post;
 
 /// The ledger in one SQLite file.

@@ -1,0 +1,236 @@
+//! The suite that every ledger must pass, so that the embedded default can never be kinder than Postgres.
+//!
+//! Each claim is a function of a fresh [`Subject`]; [`conformance_tests!`](crate::conformance_tests) makes a test of each. For tests only: it
+//! panics where a claim does not hold.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+pub mod claims;
+pub mod dead;
+pub mod joins;
+pub mod nodes;
+pub mod outbox;
+pub mod settles;
+pub mod tables;
+pub mod walk;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use weft_schemas::{
+    Attempt, DeadLetter, DeadLetterId, Digest, ErrorInfo, Fence, FunctionName, Key, Message, NodeName, Reason,
+};
+
+use crate::{
+    Claim, ClaimRequest, Error, InvocationQuery, InvocationRecord, Joiner, Ledger, NodeSession, OutboxKind,
+    OutboxMessage, Postgres, Settle, Settled, Settlement, Sqlite, Verdict,
+};
+
+/// A ledger whose clock a test can move.
+#[async_trait]
+pub trait Testable: Ledger {
+    /// Makes `by` pass for everything stored: leases, due times, expiry.
+    async fn advance(&self, by: Duration) -> Result<(), Error>;
+}
+
+/// An empty, migrated ledger.
+pub struct Subject {
+    pub ledger: Arc<dyn Testable>,
+    pub url: String,
+}
+
+pub const HOUR: Duration = Duration::from_secs(3600);
+pub const LEASE: Duration = Duration::from_secs(30);
+
+impl Subject {
+    /// Opens and migrates the empty database at `url`.
+    pub async fn open(url: &str) -> Self {
+        let ledger: Arc<dyn Testable> = if url.starts_with("sqlite:") {
+            Arc::new(Sqlite::open(&crate::sqlite::path_of(url).unwrap()).await.unwrap())
+        } else {
+            Arc::new(Postgres::connect(url).await.unwrap())
+        };
+        ledger.migrate().await.unwrap();
+        Self { ledger, url: url.to_owned() }
+    }
+
+    pub fn joiner(&self) -> Joiner {
+        Joiner::connect(&self.url).unwrap()
+    }
+
+    pub async fn enter(&self, node: &str) -> Box<dyn NodeSession> {
+        self.ledger.enter(&NodeName::new(node).unwrap(), LEASE).await.unwrap()
+    }
+
+    pub async fn claim_all(&self, session: &dyn NodeSession, requests: &[ClaimRequest]) -> Vec<Verdict> {
+        self.ledger.claim(session.owner(), &function(), requests).await.unwrap()
+    }
+
+    /// Claims one key with the payload `data`.
+    pub async fn claim(&self, session: &dyn NodeSession, key: &str, data: &str) -> Verdict {
+        self.claim_all(session, &[request(key, data)]).await.remove(0)
+    }
+
+    /// Claims one key that must be granted.
+    pub async fn run(&self, session: &dyn NodeSession, key: &str, data: &str) -> Claim {
+        granted(self.claim(session, key, data).await)
+    }
+
+    pub async fn settle(&self, key: &str, fence: Fence, to: Settlement) -> Settled {
+        let settles = [Settle { key: Key::new(key).unwrap(), fence, to }];
+        self.ledger.settle(&function(), &settles).await.unwrap().remove(0)
+    }
+
+    pub async fn record(&self, key: &str) -> Option<InvocationRecord> {
+        let query = InvocationQuery {
+            function: Some(function()),
+            key: Some(Key::new(key).unwrap()),
+            ..InvocationQuery::default()
+        };
+        self.ledger.invocations(&query).await.unwrap().pop()
+    }
+
+    /// Publishes nothing, but takes everything that is due out of the outbox: (kind, body).
+    pub async fn drain(&self) -> Vec<(OutboxKind, String)> {
+        let batch = self.ledger.due(1000).await.unwrap();
+        let taken = batch.rows().iter().map(|due| (due.kind, body(&due.message))).collect();
+        let ids: Vec<_> = batch.rows().iter().map(|due| due.id).collect();
+        batch.finish(&ids, &[]).await.unwrap();
+        taken
+    }
+}
+
+pub fn function() -> FunctionName {
+    FunctionName::new("create-order").unwrap()
+}
+
+pub fn request(key: &str, data: &str) -> ClaimRequest {
+    ClaimRequest { key: Key::new(key).unwrap(), digest: Digest::of(&[data.as_bytes()]), resume: None }
+}
+
+#[track_caller]
+pub fn granted(verdict: Verdict) -> Claim {
+    match verdict {
+        Verdict::Run(claim) => claim,
+        other => panic!("expected a grant, got {other:?}"),
+    }
+}
+
+pub fn body(message: &Message) -> String {
+    String::from_utf8_lossy(&message.body).into_owned()
+}
+
+pub fn outgoing(kind: OutboxKind, text: &str, due_in: Duration) -> OutboxMessage {
+    let message = Message {
+        routing_key: "weft.fn.create-order".to_owned(),
+        headers: [("n".to_owned(), weft_schemas::HeaderValue::I64(7))].into(),
+        body: Bytes::copy_from_slice(text.as_bytes()),
+        ..Message::default()
+    };
+    OutboxMessage { kind, due_in, message }
+}
+
+pub fn failure() -> ErrorInfo {
+    ErrorInfo::new("Flaky", "the provider did not answer")
+}
+
+pub fn succeeded(result: &str, keep: Duration) -> Settlement {
+    Settlement::Succeeded { result: Bytes::copy_from_slice(result.as_bytes()), keep, outbox: Vec::new() }
+}
+
+pub fn waiting(due_in: Duration) -> Settlement {
+    Settlement::Waiting { error: failure(), crashed: false, retry: outgoing(OutboxKind::Retry, "retry", due_in) }
+}
+
+pub fn letter(key: &str, claim: &Claim, reason: Reason) -> DeadLetter {
+    let key = Key::new(key).unwrap();
+    DeadLetter {
+        id: DeadLetterId::of_invocation(&function(), &key, claim.epoch),
+        function: function(),
+        key: Some(key),
+        epoch: claim.epoch,
+        reason,
+        error: failure(),
+        attempts: claim.attempt,
+        first_at: claim.first_seen_at,
+        last_at: claim.first_seen_at,
+        trace_id: None,
+        message: outgoing(OutboxKind::Emit, "original", Duration::ZERO).message,
+    }
+}
+
+/// A letter for a message that never became an invocation.
+pub fn refused(text: &str) -> DeadLetter {
+    let message = outgoing(OutboxKind::Emit, text, Duration::ZERO).message;
+    let at = jiff::Timestamp::from_second(1_700_000_000).unwrap();
+    DeadLetter {
+        id: DeadLetterId::of_message(&function(), Reason::Undecodable, &message),
+        function: function(),
+        key: None,
+        epoch: weft_schemas::Epoch(0),
+        reason: Reason::Undecodable,
+        error: failure(),
+        attempts: Attempt(0),
+        first_at: at,
+        last_at: at,
+        trace_id: None,
+        message,
+    }
+}
+
+pub fn dead(key: &str, claim: &Claim) -> Settlement {
+    Settlement::Dead {
+        letter: Box::new(letter(key, claim, Reason::Exhausted)),
+        copy: outgoing(OutboxKind::DeadLetter, "copy", Duration::ZERO),
+    }
+}
+
+/// Makes a test of every claim. `$factory` is an `async fn() -> (Guard, Subject)`; the guard is dropped after the test.
+#[macro_export]
+macro_rules! conformance_tests {
+    ($factory:path) => {
+        $crate::conformance_tests! { @each $factory;
+            tables: migrating_again_changes_nothing, tables_of_a_newer_program_are_refused,
+                listing_and_totals_follow_the_filters, an_unmigrated_ledger_says_so;
+            nodes: a_live_nodes_name_is_taken, a_name_left_is_free_at_once,
+                a_new_incarnation_frees_its_predecessors_claims_at_once, a_superseded_session_is_told_so,
+                an_owner_without_a_live_lease_claims_nothing, leaving_frees_what_is_still_claimed;
+            claims: the_first_claim_runs_with_attempt_one_and_fence_one, a_duplicate_of_a_success_is_replayed,
+                fifty_racers_have_one_winner, overlapping_batches_do_not_deadlock,
+                a_duplicate_of_a_live_claim_is_busy_and_costs_no_attempt,
+                another_payload_is_a_mismatch_in_every_state, keys_of_two_functions_are_independent,
+                an_expired_success_runs_again_with_a_higher_fence, a_swept_key_comes_back_with_a_higher_fence,
+                an_early_copy_is_deferred_and_the_retry_itself_resumes, a_due_invocation_runs_again,
+                a_lapsed_lease_is_taken_over_and_the_stale_fence_refused, a_renewed_lease_is_never_taken_over,
+                a_claim_whose_answer_was_lost_is_taken_back, verdicts_come_in_the_order_of_the_requests;
+            settles: a_mixed_batch_settles_with_its_outbox_and_refuses_the_stale, settling_twice_is_refused,
+                a_release_costs_no_attempt, the_same_owner_cannot_settle_with_its_older_fence,
+                nothing_late_touches_a_successors_success, a_crash_is_counted, a_thousand_settle_at_once,
+                racing_settles_of_one_claim_have_one_winner;
+            outbox: due_messages_come_oldest_first_and_whole, messages_not_due_stay,
+                two_relays_never_hold_the_same_message, a_dropped_batch_gives_its_messages_back,
+                a_failed_publish_is_counted_and_put_off, the_next_due_time_is_known;
+            dead: burying_twice_counts_and_sends_one_copy, one_batch_may_bury_the_same_letter_twice,
+                two_quick_redrives_are_one, a_redriven_invocation_starts_afresh, a_letter_can_die_again_after_a_redrive,
+                an_unknown_letter_is_not_found, a_refused_message_is_redriven_by_the_outbox_alone,
+                letters_are_listed_by_filter_and_kept_whole;
+            tables: the_sweep_is_bounded_and_takes_expired_successes_only;
+            joins: effects_events_and_settle_commit_together, a_stale_settle_rolls_back_its_effects,
+                a_stale_attempt_cannot_begin, a_dropped_transaction_leaves_nothing, values_and_rows_are_portable,
+                a_refused_statement_says_why, a_script_is_all_or_nothing;
+            walk: every_event_in_every_state_does_what_the_function_says;
+        }
+    };
+    (@each $factory:path; $($module:ident: $($name:ident),+;)+) => {
+        $($(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let (guard, subject) = $factory().await;
+                $crate::conformance::$module::$name(&subject).await;
+                drop(subject);
+                drop(guard);
+            }
+        )+)+
+    };
+}

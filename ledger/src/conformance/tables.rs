@@ -1,0 +1,107 @@
+//! The tables themselves: versions, listing, retention.
+
+use super::*;
+use crate::State;
+
+pub async fn migrating_again_changes_nothing(subject: &Subject) {
+    let session = subject.enter("a").await;
+    subject.run(&*session, "k", "x").await;
+    let racers: Vec<_> = (0..4)
+        .map(|_| {
+            let ledger = subject.ledger.clone();
+            tokio::spawn(async move { ledger.migrate().await.unwrap() })
+        })
+        .collect();
+    for racer in racers {
+        assert_eq!(racer.await.unwrap(), [0i64; 0]);
+    }
+    subject.ledger.check().await.unwrap();
+    subject.ledger.ping().await.unwrap();
+    assert!(subject.record("k").await.is_some());
+}
+
+pub async fn tables_of_a_newer_program_are_refused(subject: &Subject) {
+    let raise = if subject.url.starts_with("sqlite:") {
+        "PRAGMA user_version = 99"
+    } else {
+        "INSERT INTO weft.migration (version) VALUES (99)"
+    };
+    subject.joiner().run_script(raise).await.unwrap();
+    for result in [subject.ledger.migrate().await.map(drop), subject.ledger.check().await] {
+        assert!(matches!(result, Err(Error::Newer { found: 99, known: 1 })), "{result:?}");
+    }
+}
+
+pub async fn an_unmigrated_ledger_says_so(subject: &Subject) {
+    let drop_all = if subject.url.starts_with("sqlite:") {
+        "DROP TABLE invocation; DROP TABLE node; DROP TABLE outbox; PRAGMA user_version = 0"
+    } else {
+        "DROP SCHEMA weft CASCADE"
+    };
+    subject.joiner().run_script(drop_all).await.unwrap();
+    let result = subject.ledger.check().await;
+    assert!(matches!(result, Err(Error::Older { found: 0, needed: 1 })), "{result:?}");
+    let result = subject.ledger.next_due().await;
+    assert!(matches!(result, Err(Error::Older { .. })), "{result:?}");
+}
+
+pub async fn listing_and_totals_follow_the_filters(subject: &Subject) {
+    let session = subject.enter("a").await;
+    let start = jiff::Timestamp::now() - HOUR;
+    for key in ["k1", "k2", "k3"] {
+        subject.run(&*session, key, "x").await;
+    }
+    let claim = subject.record("k2").await.unwrap();
+    assert_eq!(subject.settle("k2", claim.fence, succeeded("1", HOUR)).await, Settled::Done);
+    let other = FunctionName::new("other").unwrap();
+    subject.ledger.claim(session.owner(), &other, &[request("k1", "x")]).await.unwrap();
+
+    let totals = subject.ledger.totals().await.unwrap();
+    let expected = [(function(), State::Claimed, 2), (function(), State::Succeeded, 1), (other.clone(), State::Claimed, 1)];
+    assert_eq!(totals, expected);
+
+    let list = async |query: InvocationQuery| -> Vec<String> {
+        let records = subject.ledger.invocations(&query).await.unwrap();
+        records.iter().map(|record| format!("{}/{}", record.function, record.key)).collect()
+    };
+    let all = list(InvocationQuery::default()).await;
+    assert_eq!(all, ["other/k1", "create-order/k2", "create-order/k3", "create-order/k1"]);
+    let of = |function: &FunctionName| InvocationQuery { function: Some(function.clone()), ..Default::default() };
+    assert_eq!(list(of(&other)).await, ["other/k1"]);
+    let state = Some(State::Succeeded);
+    assert_eq!(list(InvocationQuery { state, ..Default::default() }).await, ["create-order/k2"]);
+    assert_eq!(list(InvocationQuery { limit: 2, ..Default::default() }).await.len(), 2);
+    assert_eq!(list(InvocationQuery { changed_after: Some(start), ..Default::default() }).await.len(), 4);
+    let changed_after = Some(subject.record("k2").await.unwrap().updated_at);
+    assert_eq!(list(InvocationQuery { changed_after, ..Default::default() }).await, ["other/k1"]);
+}
+
+pub async fn the_sweep_is_bounded_and_takes_expired_successes_only(subject: &Subject) {
+    let session = subject.enter("a").await;
+    for n in 0..5 {
+        let key = format!("old{n}");
+        let claim = subject.run(&*session, &key, "x").await;
+        assert_eq!(subject.settle(&key, claim.fence, succeeded("1", HOUR)).await, Settled::Done);
+    }
+    subject.run(&*session, "claimed", "x").await;
+    let claim = subject.run(&*session, "waiting", "x").await;
+    assert_eq!(subject.settle("waiting", claim.fence, waiting(Duration::ZERO)).await, Settled::Done);
+    let claim = subject.run(&*session, "dead", "x").await;
+    assert_eq!(subject.settle("dead", claim.fence, dead("dead", &claim)).await, Settled::Done);
+    let claim = subject.run(&*session, "kept", "x").await;
+    assert_eq!(subject.settle("kept", claim.fence, succeeded("1", HOUR * 100)).await, Settled::Done);
+
+    assert_eq!(subject.ledger.sweep(10).await.unwrap(), 0);
+    subject.ledger.advance(HOUR * 50).await.unwrap();
+    assert_eq!(subject.ledger.sweep(3).await.unwrap(), 3);
+    assert_eq!(subject.ledger.sweep(3).await.unwrap(), 2);
+    assert_eq!(subject.ledger.sweep(3).await.unwrap(), 0);
+    for (key, state) in [
+        ("claimed", State::Claimed),
+        ("waiting", State::Waiting),
+        ("dead", State::Dead),
+        ("kept", State::Succeeded),
+    ] {
+        assert_eq!(subject.record(key).await.map(|record| record.state), Some(state), "{key}");
+    }
+}
