@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use weft_schemas::{HeaderValue, Message, Properties};
 
-pub use catalogue::{Account, accounts};
+pub use catalogue::{Account, accounts, counter_names};
 pub use generate::{GenerateError, MIN_COUNT, generate};
 
 /// The seed of the committed file.

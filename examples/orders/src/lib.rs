@@ -6,4 +6,8 @@
 
 pub mod dataset;
 pub mod events;
+pub mod judge;
 pub mod model;
+mod tables;
+
+pub use tables::prepare;

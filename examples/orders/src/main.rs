@@ -1,14 +1,16 @@
 //! The program `orders`: with no argument it is the worker that `weft` starts; its commands are for people.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use weft_example_orders::{dataset, model};
+use clap::{Args, Parser, Subcommand};
+use weft_example_orders::{dataset, model, prepare};
+use weft_process::report::{Exit, chain};
 
 /// A shop on Weft. Without a command it is a worker, which only `weft` can start.
 #[derive(Debug, Parser)]
-#[command(name = "orders", version)]
+#[command(name = "orders", version, max_term_width = 110)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -16,33 +18,66 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print a file of orders with known trouble in it, for `weft publish --file`.
+    /// Create the shop's tables and fill its customers' accounts; what is there is left as it is
+    Prepare(Database),
+    /// Print a file of orders with known trouble in it, for `weft publish --file`
     Generate {
-        /// The same seed and count make the same bytes.
+        /// The same seed and count make the same bytes
         #[arg(long, default_value_t = dataset::SEED)]
         seed: u64,
-        /// Number of lines; at least 100.
+        /// Number of lines; at least 100
         #[arg(long, default_value_t = dataset::COUNT)]
         count: usize,
-        /// Print the end state that the file must lead to instead.
+        /// Print the end that the file must lead to instead
         #[arg(long)]
         expected: bool,
     },
 }
 
+/// Where the ledger is.
+#[derive(Debug, Args)]
+struct Database {
+    /// Postgres, such as <postgres://user@host:5432/weft>
+    #[arg(long, env = "WEFT_LEDGER_URL", hide_env_values = true, value_name = "URL")]
+    ledger: Option<String>,
+    /// The SQLite file to use when no --ledger is given
+    #[arg(long, env = "WEFT_EMBEDDED", default_value = ".weft/weft.db", value_name = "FILE")]
+    embedded: PathBuf,
+}
+
+impl Database {
+    fn embedded_url(&self) -> String {
+        format!("sqlite://{}", self.embedded.display())
+    }
+
+    fn url(&self) -> String {
+        self.ledger.clone().unwrap_or_else(|| self.embedded_url())
+    }
+}
+
+type Failed = Box<dyn std::error::Error>;
+
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match run(arguments.command) {
-        Ok(code) => code,
+    match run(Arguments::parse().command) {
+        Ok(exit) => ExitCode::from(exit as u8),
         Err(error) => {
-            eprintln!("error: failed to {}", weft_process::report::chain(error.as_ref()));
-            ExitCode::FAILURE
+            eprintln!("error: failed to {}", chain(error.as_ref()));
+            ExitCode::from(Exit::Failure as u8)
         }
     }
 }
 
-fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
+fn run(command: Command) -> Result<Exit, Failed> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match command {
+        Command::Prepare(database) => {
+            if let (None, Some(folder)) = (&database.ledger, database.embedded.parent()) {
+                std::fs::create_dir_all(folder)?;
+            }
+            runtime.block_on(prepare(&database.url()))?;
+            println!("the shop's tables are there, with {} accounts", dataset::accounts().len());
+            Ok(Exit::Ok)
+        }
         Command::Generate { seed, count, expected } => {
             let entries = dataset::generate(seed, count)?;
             let text = match expected {
@@ -50,7 +85,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
                 false => dataset::to_text(&entries)?,
             };
             std::io::stdout().lock().write_all(text.as_bytes())?;
-            Ok(ExitCode::SUCCESS)
+            Ok(Exit::Ok)
         }
     }
 }

@@ -130,3 +130,13 @@ pub(super) fn per_thousand_cents(currency: &str) -> i64 {
         _ => 1_000,
     }
 }
+
+/// Every counter that an order of this catalogue can move, sorted.
+pub fn counter_names() -> Vec<String> {
+    let articles = PRODUCTS.iter().map(|product| product.sku).chain([crate::events::POISON_SKU]);
+    let mut names: Vec<String> = articles.flat_map(|sku| [format!("orders:{sku}"), format!("units:{sku}")]).collect();
+    names.extend(ACCOUNTS.iter().map(|account| format!("turnover:{}", account.currency)));
+    names.sort();
+    names.dedup();
+    names
+}

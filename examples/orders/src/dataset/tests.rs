@@ -125,6 +125,14 @@ fn a_line_that_says_too_much_or_too_little_is_refused() {
 }
 
 #[test]
+fn every_expected_counter_is_one_that_the_judge_reads() {
+    let names = counter_names();
+    for name in Expected::committed().unwrap().counters.keys() {
+        assert!(names.contains(name), "{name}");
+    }
+}
+
+#[test]
 fn a_line_is_written_back_as_it_was_read() {
     assert_eq!(to_text(&parse(FILE).unwrap()).unwrap(), FILE);
 }
