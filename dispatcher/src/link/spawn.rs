@@ -58,6 +58,7 @@ fn spawner() -> io::Result<mpsc::Sender<Request>> {
     if let Some(sender) = &*slot {
         return Ok(sender.clone());
     }
+    #[expect(clippy::disallowed_methods, reason = "bounded by the starts under way, which the pools cap")]
     let (sender, requests) = mpsc::channel::<Request>();
     std::thread::Builder::new().name("weft-spawner".into()).spawn(move || {
         block_signals();
