@@ -39,10 +39,6 @@ impl Installation for Place {
     async fn open(&self) -> Arc<dyn Broker> {
         Arc::new(Embedded::open(&self.file()).await.unwrap())
     }
-
-    async fn cut(&self) -> bool {
-        false
-    }
 }
 
 crate::broker_conformance!(Place::new());
