@@ -1,0 +1,139 @@
+//! Handlers by name, with their types erased to bytes in, bytes out.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// The largest result that a handler may return, in bytes of JSON: it is stored in the ledger and answers duplicates.
+pub const MAX_RESULT_BYTES: usize = 1024 * 1024;
+
+type Run = Pin<Box<dyn Future<Output = Result<Bytes, Failure>> + Send>>;
+
+/// A handler whose event data and result are JSON bytes.
+pub(crate) type Handler = Arc<dyn Fn(Context) -> Run + Send + Sync>;
+
+/// The handlers that a program registers.
+#[derive(Clone, Default)]
+pub(crate) struct Registry {
+    handlers: BTreeMap<String, Handler>,
+    /// Names that were registered more than once, in order of registration.
+    duplicates: Vec<String>,
+}
+
+impl Registry {
+    pub(crate) fn add(&mut self, name: &str, handler: Handler) {
+        if self.handlers.contains_key(name) {
+            self.duplicates.push(name.to_owned());
+        } else {
+            self.handlers.insert(name.to_owned(), handler);
+        }
+    }
+
+    /// What is wrong with the registrations, for a person to read.
+    pub(crate) fn fault(&self) -> Option<String> {
+        let names = |names: &[String]| names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+        if !self.duplicates.is_empty() {
+            return Some(format!("handler registered more than once: {}", names(&self.duplicates)));
+        }
+        self.handlers.is_empty().then(|| "the program registers no handler".to_owned())
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<Handler> {
+        self.handlers.get(name).cloned()
+    }
+
+    /// Sorted, without repetition.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.handlers.keys().cloned().collect()
+    }
+}
+
+/// Erases the types of a handler function.
+pub(crate) fn erase<T, R, F, Fut>(f: F) -> Handler
+where
+    F: Fn(Context, T) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<R, Failure>> + Send + 'static,
+    T: DeserializeOwned,
+    R: Serialize,
+{
+    Arc::new(move |ctx: Context| match parse::<T>(&ctx.event().data) {
+        Ok(data) => {
+            let run = f(ctx, data);
+            Box::pin(async move { to_json(&run.await?) }) as Run
+        }
+        Err(failure) => Box::pin(std::future::ready(Err(failure))),
+    })
+}
+
+/// An event without data reads as JSON `null`, so that a handler that needs none may take `()`.
+fn parse<T: DeserializeOwned>(data: &[u8]) -> Result<T, Failure> {
+    let data = if data.is_empty() { b"null" } else { data };
+    let mut json = serde_json::Deserializer::from_slice(data);
+    let invalid = |message: String| Failure::terminal("InvalidData", message);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        invalid(format!("event data at {path}: {}", error.into_inner()))
+    })?;
+    json.end().map_err(|error| invalid(format!("event data: {error}")))?;
+    Ok(value)
+}
+
+/// The stored form of a result.
+///
+/// # Errors
+/// It does not serialise (retryable: a corrected program may be on its way), or is larger than [`MAX_RESULT_BYTES`].
+pub(crate) fn to_json<R: Serialize>(result: &R) -> Result<Bytes, Failure> {
+    let json =
+        serde_json::to_vec(result).map_err(|error| Failure::retry("ResultNotSerializable", error.to_string()))?;
+    if json.len() > MAX_RESULT_BYTES {
+        let text = format!("the result has {} bytes; at most {MAX_RESULT_BYTES} are kept", json.len());
+        return Err(Failure::terminal("ResultTooLarge", text));
+    }
+    Ok(json.into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    struct Order {
+        #[expect(dead_code, reason = "only the shape matters here")]
+        items: Vec<u32>,
+    }
+
+    #[test]
+    fn invalid_data_is_terminal_and_names_the_place() {
+        let failure = parse::<Order>(br#"{"items":[1,"two"]}"#).unwrap_err();
+        assert!(failure.is_terminal());
+        assert_eq!(failure.kind(), "InvalidData");
+        assert!(failure.message().contains("items[1]"), "{}", failure.message());
+    }
+
+    #[test]
+    fn no_data_reads_as_null_and_trailing_bytes_are_refused() {
+        parse::<()>(b"").unwrap();
+        assert_eq!(parse::<()>(b"null x").unwrap_err().kind(), "InvalidData");
+    }
+
+    #[test]
+    fn a_result_that_cannot_be_kept_is_a_failure() {
+        let map = std::collections::HashMap::from([(vec![1u8], 1)]);
+        let failure = to_json(&map).unwrap_err();
+        assert_eq!(failure.kind(), "ResultNotSerializable");
+        assert!(!failure.is_terminal());
+        let failure = to_json(&"x".repeat(MAX_RESULT_BYTES)).unwrap_err();
+        assert_eq!(failure.kind(), "ResultTooLarge");
+        assert!(failure.is_terminal());
+        assert_eq!(to_json(&"x".repeat(MAX_RESULT_BYTES - 2)).unwrap().len(), MAX_RESULT_BYTES);
+    }
+}

@@ -1,0 +1,183 @@
+//! A worker's main loop: one owner of what runs, fed by the link.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::net::UnixStream;
+use tokio::runtime::Handle;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+use weft_process::report::chain;
+use weft_schemas::frame::{InvocationId, Invoke, Start, ToDispatcher, ToWorker};
+use weft_schemas::{ErrorInfo, Outcome};
+
+use crate::attempt;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::handler::Registry;
+use crate::link::{self, Outgoing, ReadError};
+use crate::services::Services;
+use crate::span::AttemptSpans;
+
+/// How a session ended when nothing went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Everything that ran has answered, and everything was written.
+    Drained,
+    /// The dispatcher is gone; nobody is left to work for.
+    LinkClosed,
+}
+
+/// Why a session could not go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("start: {0}")]
+    Registry(String),
+    #[error("start: the first frame of the dispatcher is not `Start`")]
+    NoStart,
+    #[error(transparent)]
+    Link(#[from] ReadError),
+    /// An attempt's own task panicked: a defect of this library. The dispatcher learns by the end of the process.
+    #[error("run an attempt")]
+    Attempt(#[source] JoinError),
+}
+
+/// Writes out what telemetry holds back; may block.
+pub(crate) type Flush = Box<dyn FnOnce() + Send>;
+
+/// Serves one dispatcher until it drains this worker or goes away. Handlers run on the runtime `handlers`; `begin` sets up telemetry once `Start` is known.
+pub(crate) async fn serve(
+    registry: Registry,
+    stream: UnixStream,
+    handlers: Handle,
+    begin: impl FnOnce(&Start, &Outgoing) -> Flush,
+) -> Result<Ended, Error> {
+    let (mut incoming, outgoing, _writer) = link::open(stream);
+    if let Some(fault) = registry.fault() {
+        let _ = outgoing.send(&ToDispatcher::StartFailed { message: fault.clone() }).await;
+        outgoing.flush().await;
+        return Err(Error::Registry(fault));
+    }
+    let start = match incoming.next().await? {
+        None => return Ok(Ended::LinkClosed),
+        Some(ToWorker::Start(start)) => start,
+        Some(_) => return Err(Error::NoStart),
+    };
+    let _ = outgoing.send(&ToDispatcher::Ready { handlers: registry.names() }).await;
+    let flush = begin(&start, &outgoing);
+    let mut session = Session {
+        registry,
+        handlers,
+        services: Arc::new(Services::new(start)),
+        outgoing: outgoing.clone(),
+        attempts: JoinSet::new(),
+        running: HashMap::new(),
+        by_task: HashMap::new(),
+        draining: false,
+        used: false,
+    };
+    let ended = session.run(&mut incoming).await?;
+    if ended == Ended::Drained {
+        // The exporter waits for its own thread, so it must not hold up this one. A panic in it loses spans only.
+        let _ = tokio::task::spawn_blocking(flush).await;
+        outgoing.flush().await;
+    }
+    Ok(ended)
+}
+
+struct Session {
+    registry: Registry,
+    handlers: Handle,
+    services: Arc<Services>,
+    outgoing: Outgoing,
+    attempts: JoinSet<()>,
+    /// What runs, with the token that says that its right to run is lost.
+    running: HashMap<InvocationId, CancellationToken>,
+    by_task: HashMap<Id, InvocationId>,
+    draining: bool,
+    /// Whether any attempt ran here.
+    used: bool,
+}
+
+/// Whatever the loop may hear of.
+enum Heard {
+    Frame(Option<ToWorker>),
+    Ended(Result<Id, JoinError>),
+}
+
+impl Session {
+    async fn run(&mut self, incoming: &mut link::Incoming) -> Result<Ended, Error> {
+        while !(self.draining && self.attempts.is_empty()) {
+            let heard = tokio::select! {
+                frame = incoming.next() => Heard::Frame(frame?),
+                Some(ended) = self.attempts.join_next_with_id() => Heard::Ended(ended.map(|(id, ())| id)),
+            };
+            match heard {
+                Heard::Frame(None) => return Ok(Ended::LinkClosed),
+                Heard::Frame(Some(frame)) => self.take(frame),
+                Heard::Ended(Ok(task)) => {
+                    if let Some(id) = self.by_task.remove(&task) {
+                        self.running.remove(&id);
+                    }
+                }
+                Heard::Ended(Err(error)) => return Err(Error::Attempt(error)),
+            }
+        }
+        Ok(Ended::Drained)
+    }
+
+    fn take(&mut self, frame: ToWorker) {
+        match frame {
+            ToWorker::Invoke(invoke) => self.invoke(*invoke),
+            ToWorker::Cancel { id } => {
+                // An unknown id has answered in the meantime.
+                if let Some(lost) = self.running.get(&id) {
+                    lost.cancel();
+                }
+            }
+            ToWorker::Drain => self.draining = true,
+            ToWorker::Start(_) => warn!("second start of one worker ignored"),
+        }
+    }
+
+    fn invoke(&mut self, invoke: Invoke) {
+        let (id, received) = (invoke.id, Instant::now());
+        if self.running.contains_key(&id) {
+            warn!(invocation = id.0, "second invocation with one id ignored");
+            return;
+        }
+        let (outgoing, handlers) = (self.outgoing.clone(), self.handlers.clone());
+        let handle = if self.draining {
+            self.attempts.spawn(async move { answer(&outgoing, id, Outcome::Drained, Vec::new()).await })
+        } else if let Some(handler) = self.registry.get(&invoke.handler) {
+            let lost = CancellationToken::new();
+            self.running.insert(id, lost.clone());
+            let spans = AttemptSpans::new(&self.services.function, &invoke, !self.used);
+            self.used = true;
+            let ctx = Context::new(self.services.clone(), invoke, received);
+            let run = async move {
+                let (outcome, emits) = attempt::run(&handlers, handler, ctx, lost, &spans).await;
+                spans.wrap(answer(&outgoing, id, outcome, emits)).await;
+            };
+            self.attempts.spawn(run)
+        } else {
+            let text = format!("the program registers no handler {:?}", invoke.handler);
+            let outcome = Failure::terminal("UnknownHandler", text).into_outcome();
+            self.attempts.spawn(async move { answer(&outgoing, id, outcome, Vec::new()).await })
+        };
+        self.by_task.insert(handle.id(), id);
+    }
+}
+
+/// Sends an outcome. Waits for room on the link in the attempt's own task, so that the loop goes on reading.
+async fn answer(outgoing: &Outgoing, id: InvocationId, outcome: Outcome, emits: Vec<weft_schemas::Event>) {
+    if let Err(problem) = outgoing.send(&ToDispatcher::Outcome { id, outcome, emits }).await {
+        let problem = chain(&problem);
+        error!(error = problem, "outcome does not fit the link");
+        let outcome = Outcome::Failed { error: ErrorInfo::new("OutcomeNotSendable", problem) };
+        // This one is a few hundred bytes.
+        let _ = outgoing.send(&ToDispatcher::Outcome { id, outcome, emits: Vec::new() }).await;
+    }
+}

@@ -1,0 +1,349 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+use tokio::sync::{Notify, Semaphore};
+use weft_schemas::frame::{ToDispatcher, ToWorker};
+use weft_schemas::{Attempt, Epoch, Outcome};
+
+use super::{Dispatcher, event, failed_kind, invoke, retry_kind, start_frame, succeeded};
+use crate::session::{Ended, Error};
+use crate::{Context, Failure, Worker};
+
+async fn echo(_: Context, data: Value) -> Result<Value, Failure> {
+    Ok(data)
+}
+
+/// Sets its flag when it is dropped: proof that a handler's future is gone.
+struct OnDrop(Arc<AtomicBool>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_duplicate_handler_name_is_refused_at_start() {
+    let mut dispatcher = Dispatcher::connect(Worker::new().handler("echo", echo).handler("echo", echo));
+    let Some(ToDispatcher::StartFailed { message }) = dispatcher.receive().await else { panic!("no refusal") };
+    assert!(message.contains("\"echo\""), "{message}");
+    assert!(matches!(dispatcher.ended().await, Err(Error::Registry(_))));
+}
+
+#[tokio::test]
+async fn a_program_without_handlers_is_refused_at_start() {
+    let mut dispatcher = Dispatcher::connect(Worker::new());
+    assert!(matches!(dispatcher.receive().await, Some(ToDispatcher::StartFailed { .. })));
+}
+
+#[tokio::test]
+async fn ready_names_the_handlers() {
+    let mut dispatcher = Dispatcher::connect(Worker::new().handler("b", echo).handler("a", echo));
+    dispatcher.send(&ToWorker::Start(start_frame())).await;
+    let ready = dispatcher.receive().await;
+    assert_eq!(ready, Some(ToDispatcher::Ready { handlers: vec!["a".to_owned(), "b".to_owned()] }));
+}
+
+#[tokio::test]
+async fn a_link_that_does_not_begin_with_start_is_an_error() {
+    let mut dispatcher = Dispatcher::connect(Worker::new().handler("echo", echo));
+    dispatcher.send(&ToWorker::Drain).await;
+    assert!(matches!(dispatcher.ended().await, Err(Error::NoStart)));
+}
+
+#[tokio::test]
+async fn a_handler_gets_its_data_and_answers_with_its_result() {
+    let mut dispatcher = Dispatcher::start(Worker::new().handler("echo", echo)).await;
+    let data = json!({"order": "ø-7", "items": [1, 2]});
+    assert_eq!(dispatcher.run(invoke("echo", &data)).await, succeeded(&data));
+}
+
+#[tokio::test]
+async fn the_context_tells_what_the_frame_said() {
+    async fn look(ctx: Context, (): ()) -> Result<Value, Failure> {
+        let left = ctx.remaining().as_millis();
+        assert!((59_000..=60_000).contains(&left), "{left}");
+        assert!(!ctx.is_cancelled());
+        Ok(json!([ctx.function().as_str(), ctx.handler(), ctx.key().as_str(), ctx.attempt().0, ctx.epoch().0]))
+    }
+    let mut dispatcher = Dispatcher::start(Worker::new().handler("look", look)).await;
+    let mut frame = invoke("look", &());
+    (frame.attempt, frame.epoch) = (Attempt(3), Epoch(2));
+    assert_eq!(dispatcher.run(frame).await, succeeded(&json!(["create-order", "look", "order-1", 3, 2])));
+}
+
+#[tokio::test]
+async fn a_downstream_key_depends_on_function_key_and_step_only() {
+    async fn keys(ctx: Context, (): ()) -> Result<[String; 2], Failure> {
+        Ok([ctx.downstream_key("charge"), ctx.downstream_key("refund")])
+    }
+    let mut dispatcher = Dispatcher::start(Worker::new().handler("keys", keys)).await;
+    let first = dispatcher.run(invoke("keys", &())).await;
+    let mut frame = invoke("keys", &());
+    (frame.attempt, frame.epoch, frame.fence) = (Attempt(2), Epoch(1), weft_schemas::Fence(9));
+    assert_eq!(dispatcher.run(frame).await, first);
+    let mut frame = invoke("keys", &());
+    frame.key = weft_schemas::Key::new("order-2").unwrap();
+    assert_ne!(dispatcher.run(frame).await, first);
+    let Outcome::Succeeded { result } = first else { panic!("{first:?}") };
+    let [charge, refund]: [String; 2] = serde_json::from_slice(&result).unwrap();
+    assert_ne!(charge, refund);
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failed_attempt_and_the_worker_lives() {
+    async fn explode(_: Context, (): ()) -> Result<(), Failure> {
+        panic!("boom {}", 7)
+    }
+    let mut dispatcher = Dispatcher::start(Worker::new().handler("explode", explode).handler("echo", echo)).await;
+    let outcome = dispatcher.run(invoke("explode", &())).await;
+    assert_eq!(retry_kind(&outcome), "panic");
+    assert!(matches!(outcome, Outcome::Retry { error, .. } if error.message == "boom 7"));
+    assert_eq!(dispatcher.run(invoke("echo", &1)).await, succeeded(&1));
+}
+
+#[tokio::test]
+async fn a_failure_is_answered_as_the_handler_said() {
+    async fn fail(_: Context, terminal: bool) -> Result<(), Failure> {
+        if terminal {
+            return Err(Failure::terminal("InsufficientFunds", "3 EUR short"));
+        }
+        let parsed: Result<u8, _> = "x".parse();
+        parsed?;
+        Ok(())
+    }
+    let mut dispatcher = Dispatcher::start(Worker::new().handler("fail", fail)).await;
+    assert_eq!(failed_kind(&dispatcher.run(invoke("fail", &true)).await), "InsufficientFunds");
+    assert_eq!(retry_kind(&dispatcher.run(invoke("fail", &false)).await), "ParseIntError");
+}
+
+#[tokio::test]
+async fn data_of_another_shape_and_an_unknown_handler_are_terminal() {
+    async fn number(_: Context, n: u32) -> Result<u32, Failure> {
+        Ok(n)
+    }
+    let mut dispatcher = Dispatcher::start(Worker::new().handler("number", number)).await;
+    assert_eq!(failed_kind(&dispatcher.run(invoke("number", &"text")).await), "InvalidData");
+    assert_eq!(failed_kind(&dispatcher.run(invoke("other", &1)).await), "UnknownHandler");
+}
+
+#[tokio::test]
+async fn a_result_too_large_is_terminal() {
+    async fn grow(_: Context, size: usize) -> Result<String, Failure> {
+        Ok("x".repeat(size))
+    }
+    let mut dispatcher = Dispatcher::start(Worker::new().handler("grow", grow)).await;
+    assert_eq!(failed_kind(&dispatcher.run(invoke("grow", &crate::MAX_RESULT_BYTES)).await), "ResultTooLarge");
+    let fits = dispatcher.run(invoke("grow", &(crate::MAX_RESULT_BYTES - 2))).await;
+    assert!(matches!(fits, Outcome::Succeeded { result } if result.len() == crate::MAX_RESULT_BYTES));
+}
+
+#[tokio::test]
+async fn the_deadline_cancels_and_a_handler_that_obeys_may_clean_up() {
+    let cleaned = Arc::new(AtomicBool::new(false));
+    let seen = cleaned.clone();
+    let obey = move |ctx: Context, (): ()| {
+        let seen = seen.clone();
+        async move {
+            ctx.cancelled().await;
+            seen.store(true, Ordering::SeqCst);
+            Err::<(), _>(Failure::retry("Stopped", "told to stop"))
+        }
+    };
+    let mut dispatcher = Dispatcher::start(Worker::new().handler("obey", obey)).await;
+    let mut frame = invoke("obey", &());
+    frame.remaining_ms = 20;
+    assert_eq!(dispatcher.run(frame).await, Outcome::TimedOut);
+    assert!(cleaned.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn a_handler_that_ignores_its_deadline_is_dropped_before_the_answer() {
+    let dropped = Arc::new(AtomicBool::new(false));
+    let flag = dropped.clone();
+    let ignore = move |_: Context, (): ()| {
+        let guard = OnDrop(flag.clone());
+        async move {
+            let _guard = guard;
+            std::future::pending::<()>().await;
+            Ok::<(), Failure>(())
+        }
+    };
+    let mut dispatcher = Dispatcher::start(Worker::new().handler("ignore", ignore)).await;
+    let mut frame = invoke("ignore", &());
+    frame.remaining_ms = 20;
+    assert_eq!(dispatcher.run(frame).await, Outcome::TimedOut);
+    assert!(dropped.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn a_handler_that_blocks_its_thread_still_times_out() {
+    let release = Arc::new(AtomicBool::new(false));
+    let flag = release.clone();
+    let block = move |_: Context, (): ()| {
+        let flag = flag.clone();
+        async move {
+            while !flag.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            Ok::<(), Failure>(())
+        }
+    };
+    let handlers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mut dispatcher = Dispatcher::connect_on(handlers.handle().clone(), Worker::new().handler("block", block));
+    dispatcher.send(&ToWorker::Start(start_frame())).await;
+    assert!(matches!(dispatcher.receive().await, Some(ToDispatcher::Ready { .. })));
+    let mut frame = invoke("block", &());
+    frame.remaining_ms = 20;
+    let outcome = dispatcher.run(frame).await;
+    release.store(true, Ordering::SeqCst);
+    handlers.shutdown_background();
+    assert_eq!(outcome, Outcome::TimedOut);
+}
+
+#[tokio::test]
+async fn a_cancel_supersedes_whatever_the_handler_answers() {
+    let started = Arc::new(Notify::new());
+    let signal = started.clone();
+    let wait = move |ctx: Context, (): ()| {
+        let signal = signal.clone();
+        async move {
+            signal.notify_one();
+            ctx.cancelled().await;
+            Ok::<_, Failure>("finished all the same")
+        }
+    };
+    let mut dispatcher = Dispatcher::start(Worker::new().handler("wait", wait)).await;
+    let id = dispatcher.invoke(invoke("wait", &())).await;
+    started.notified().await;
+    dispatcher.send(&ToWorker::Cancel { id }).await;
+    assert_eq!(dispatcher.outcome(id).await.0, Outcome::Superseded);
+}
+
+#[tokio::test]
+async fn a_cancel_reaches_only_its_own_invocation() {
+    let gate = Arc::new(Semaphore::new(0));
+    let inner = gate.clone();
+    let wait = move |_: Context, n: u32| {
+        let gate = inner.clone();
+        async move {
+            gate.acquire().await?.forget();
+            Ok::<_, Failure>(n)
+        }
+    };
+    let mut dispatcher = Dispatcher::start(Worker::new().handler("wait", wait)).await;
+    let first = dispatcher.invoke(invoke("wait", &1)).await;
+    let second = dispatcher.invoke(invoke("wait", &2)).await;
+    dispatcher.send(&ToWorker::Cancel { id: first }).await;
+    assert_eq!(dispatcher.outcome(first).await.0, Outcome::Superseded);
+    gate.add_permits(1);
+    assert_eq!(dispatcher.outcome(second).await.0, succeeded(&2));
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_runs_and_hands_back_what_comes_later() {
+    let gate = Arc::new(Semaphore::new(0));
+    let inner = gate.clone();
+    let wait = move |_: Context, n: u32| {
+        let gate = inner.clone();
+        async move {
+            gate.acquire().await?.forget();
+            Ok::<_, Failure>(n)
+        }
+    };
+    let mut dispatcher = Dispatcher::start(Worker::new().handler("wait", wait)).await;
+    let running = dispatcher.invoke(invoke("wait", &1)).await;
+    dispatcher.send(&ToWorker::Drain).await;
+    let late = dispatcher.invoke(invoke("wait", &2)).await;
+    assert_eq!(dispatcher.outcome(late).await.0, Outcome::Drained);
+    gate.add_permits(1);
+    assert_eq!(dispatcher.outcome(running).await.0, succeeded(&1));
+    assert!(matches!(dispatcher.ended().await, Ok(Ended::Drained)));
+}
+
+#[tokio::test]
+async fn an_end_of_the_link_ends_the_worker_at_once_and_drops_what_runs() {
+    let (started, dropped) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+    let (signal, flag) = (started.clone(), dropped.clone());
+    let hang = move |_: Context, (): ()| {
+        let (signal, guard) = (signal.clone(), OnDrop(flag.clone()));
+        async move {
+            let _guard = guard;
+            signal.notify_one();
+            std::future::pending::<()>().await;
+            Ok::<(), Failure>(())
+        }
+    };
+    let mut dispatcher = Dispatcher::start(Worker::new().handler("hang", hang)).await;
+    dispatcher.invoke(invoke("hang", &())).await;
+    started.notified().await;
+    assert!(matches!(dispatcher.cut().await, Ok(Ended::LinkClosed)));
+    while !dropped.load(Ordering::SeqCst) {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn emitted_events_ride_on_a_success_only() {
+    async fn emit(ctx: Context, ending: u8) -> Result<(), Failure> {
+        ctx.emit("payments.requested", &json!({"amount": 5}))?;
+        ctx.emit("orders.seen", &1)?;
+        match ending {
+            0 => Ok(()),
+            1 => Err(Failure::retry("Later", "not now")),
+            _ => panic!("after the emit"),
+        }
+    }
+    let mut dispatcher = Dispatcher::start(Worker::new().handler("emit", emit)).await;
+    let mut emitted = Vec::new();
+    for ending in [0, 1, 2, 0] {
+        let id = dispatcher.invoke(invoke("emit", &ending)).await;
+        let (outcome, emits) = dispatcher.outcome(id).await;
+        assert_eq!(emits.len(), if ending == 0 { 2 } else { 0 }, "{outcome:?}");
+        emitted.push(emits);
+    }
+    let (first, again) = (&emitted[0], &emitted[3]);
+    let ids = |events: &[weft_schemas::Event]| events.iter().map(|event| event.id.clone()).collect::<Vec<_>>();
+    assert_eq!(ids(first), ids(again));
+    assert_ne!(first[0].id, first[1].id);
+    assert_eq!(first[0].kind, "payments.requested");
+    assert_eq!(first[0].source, "/weft/create-order");
+    assert_eq!(first[0].data, event(&json!({"amount": 5})).data);
+    first[0].check().unwrap();
+}
+
+#[tokio::test]
+async fn the_trace_of_the_event_goes_on_with_what_is_emitted() {
+    async fn emit(ctx: Context, (): ()) -> Result<(), Failure> {
+        ctx.emit("payments.requested", &1)
+    }
+    let mut dispatcher = Dispatcher::start(Worker::new().handler("emit", emit)).await;
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let mut frame = invoke("emit", &());
+    frame.event.extensions.insert("traceparent".to_owned(), parent.to_owned());
+    let id = dispatcher.invoke(frame).await;
+    let (_, emits) = dispatcher.outcome(id).await;
+    assert_eq!(emits[0].extensions.get("traceparent").map(String::as_str), Some(parent));
+}
+
+#[tokio::test]
+async fn many_run_at_once() {
+    let gate = Arc::new(tokio::sync::Barrier::new(200));
+    let inner = gate.clone();
+    let meet = move |_: Context, n: u32| {
+        let gate = inner.clone();
+        async move {
+            gate.wait().await;
+            Ok::<_, Failure>(n)
+        }
+    };
+    let mut dispatcher = Dispatcher::start(Worker::new().handler("meet", meet)).await;
+    let mut ids = Vec::new();
+    for n in 0..200u32 {
+        ids.push((n, dispatcher.invoke(invoke("meet", &n)).await));
+    }
+    for (n, id) in ids {
+        assert_eq!(dispatcher.outcome(id).await.0, succeeded(&n));
+    }
+}
