@@ -3,6 +3,7 @@
 //! Every effect of the shop leaves a row of its own in a table without a unique constraint, so an effect that happened
 //! twice is seen as what it is, and not hidden by the database.
 
+mod observe;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,8 @@ use weft_ledger::State;
 
 use crate::dataset::Account;
 use crate::model::{End, Expected, OrderEnd};
+
+pub use observe::{ObserveError, observe};
 
 /// What is there, as read at one time.
 #[derive(Debug, Clone, Default)]

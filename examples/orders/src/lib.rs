@@ -6,8 +6,24 @@
 
 pub mod dataset;
 pub mod events;
+pub mod handlers;
 pub mod judge;
 pub mod model;
 mod tables;
 
+use std::process::ExitCode;
+
+use weft_worker::Worker;
+
 pub use tables::prepare;
+
+/// The whole worker program: serves the dispatcher that started this process. Call it first thing in `main`, outside of
+/// any async runtime; [`Worker::run`] says what the exit status means.
+pub fn worker_main() -> ExitCode {
+    Worker::new()
+        .handler("create-order", handlers::create_order)
+        .handler("charge-payment", handlers::charge_payment)
+        .handler("notify-customer", handlers::notify_customer)
+        .handler("update-analytics", handlers::update_analytics)
+        .run()
+}
