@@ -26,7 +26,7 @@ async fn the_orders_lead_to_the_expected_end_and_planted_faults_are_found() {
     prepare(&url).await.unwrap();
     prepare(&url).await.expect("preparing twice changes nothing");
 
-    let mut weft = StandIn::start(&url).await;
+    let mut weft = StandIn::start(&url, &url).await;
     for entry in dataset::committed().unwrap() {
         weft.publish(entry.to_message("weft.events"));
     }

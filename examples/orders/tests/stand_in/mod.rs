@@ -51,7 +51,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(function: &FunctionName, url: &str) -> Self {
+    fn start(function: &FunctionName, ledger_url: &str, state_url: &str) -> Self {
         let (link, theirs) = UnixStream::pair().unwrap();
         link.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_orders"))
@@ -64,8 +64,8 @@ impl Worker {
         worker.send(&ToWorker::Start(Start {
             function: function.clone(),
             worker: format!("{function}-1"),
-            ledger_url: url.to_owned(),
-            state_url: url.to_owned(),
+            ledger_url: ledger_url.to_owned(),
+            state_url: state_url.to_owned(),
             prefix: PREFIX.to_owned(),
             spans: false,
         }));
@@ -105,7 +105,8 @@ impl Drop for Worker {
 
 /// The dispatcher, with what it has counted.
 pub struct StandIn {
-    url: String,
+    ledger_url: String,
+    state_url: String,
     ledger: Arc<dyn Ledger>,
     node: Box<dyn NodeSession>,
     manifest: Manifest,
@@ -118,13 +119,14 @@ pub struct StandIn {
 }
 
 impl StandIn {
-    pub async fn start(url: &str) -> Self {
-        let ledger = weft_ledger::open(url).await.unwrap();
+    pub async fn start(ledger_url: &str, state_url: &str) -> Self {
+        let ledger = weft_ledger::open(ledger_url).await.unwrap();
         ledger.migrate().await.unwrap();
         let node = ledger.enter(&NodeName::new("stand-in").unwrap(), Duration::from_secs(600)).await.unwrap();
         let manifest = Manifest::load(Path::new(env!("CARGO_MANIFEST_DIR")).join("weft.toml")).unwrap();
         Self {
-            url: url.to_owned(),
+            ledger_url: ledger_url.to_owned(),
+            state_url: state_url.to_owned(),
             ledger,
             node,
             manifest,
@@ -243,8 +245,8 @@ impl StandIn {
 
     /// `None`: the worker died of it.
     fn invoke(&mut self, function: &Function, event: Event, key: Key, claim: Claim) -> Option<Outcome> {
-        let url = self.url.clone();
-        let worker = self.workers.entry(function.name.clone()).or_insert_with(|| Worker::start(&function.name, &url));
+        let start = || Worker::start(&function.name, &self.ledger_url, &self.state_url);
+        let worker = self.workers.entry(function.name.clone()).or_insert_with(start);
         self.invocations += 1;
         let id = InvocationId(self.invocations);
         worker.send(&ToWorker::Invoke(Box::new(Invoke {
