@@ -220,8 +220,8 @@ async fn consume(
             room = room(deliveries.as_ref()), if !held.is_empty() => match (room, held.pop_front()) {
                     // Nobody else sends, so the room is still there.
                     (true, Some(delivery)) => {
-                        if let Some(Err(mpsc::error::TrySendError::Full(delivery))) =
-                            deliveries.as_ref().map(|deliveries| deliveries.try_send(delivery))
+                        if let Some(deliveries) = &deliveries
+                            && let Err(mpsc::error::TrySendError::Full(delivery)) = deliveries.try_send(delivery)
                         {
                             held.push_front(delivery);
                         }

@@ -134,6 +134,15 @@ impl Amqp {
         })
     }
 
+    /// Deletes every queue and exchange of a topology, with what is in them. Safe to repeat. For what a demo made: a
+    /// running dispatcher declares its own again.
+    ///
+    /// # Errors
+    /// There is no connection, or the broker refused; what came before is deleted.
+    pub async fn remove(&self, topology: &Topology) -> Result<(), BrokerError> {
+        topology::remove(&*self.connection("remove")?, topology).await
+    }
+
     async fn ask_depth(&self, queue: &str) -> Option<u64> {
         let name = convert::short(queue, "name of the queue").ok()?;
         let mut asking = self.asking.lock().await;

@@ -14,7 +14,9 @@
 
 use std::time::Duration;
 
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{
+    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
 
@@ -54,6 +56,35 @@ pub(super) async fn declare(connection: &Connection, topology: &Topology) -> Res
             doing: format!("declare exchanges and queues within {}s", LIMIT.as_secs()),
             source: Box::new(elapsed),
         }),
+    }
+}
+
+/// Deletes what [`declare`] makes. What does not exist counts as deleted.
+///
+/// # Errors
+/// [`BrokerError::Protocol`].
+pub(super) async fn remove(connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
+    let names = Names::new(&topology.prefix);
+    let mut queues = vec![names.unrouted(), names.crashed()];
+    for function in &topology.functions {
+        queues.extend([names.function(&function.function), names.dlq(&function.function)]);
+    }
+    let exchanges = [names.events(), names.unrouted(), names.crashed()];
+    let all = async {
+        let channel = connection.create_channel().await?;
+        for queue in &queues {
+            channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await?;
+        }
+        for exchange in &exchanges {
+            channel.exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default()).await?;
+        }
+        channel.close(200, "OK".into()).await
+    };
+    match tokio::time::timeout(LIMIT, all).await {
+        Ok(result) => result.map_err(|error| protocol("delete exchanges and queues", error)),
+        Err(elapsed) => {
+            Err(BrokerError::Protocol { doing: "delete exchanges and queues in time".to_owned(), source: Box::new(elapsed) })
+        }
     }
 }
 

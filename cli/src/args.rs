@@ -1,0 +1,343 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use weft_schemas::{FunctionName, Key, NodeName};
+
+/// Serverless functions on events, on machines you own: from RabbitMQ, with effects that happen once.
+///
+/// Exit statuses: 0 done, 1 failed, 2 usage, 3 bad input file, 4 service unreachable, 5 credentials refused,
+/// 6 a check said no, 7 not found, 8 port or name taken, 9 worker program at fault, 130 stopped by a second signal.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, max_term_width = 110)]
+pub struct Weft {
+    #[command(flatten)]
+    pub log: Log,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Args)]
+pub struct Log {
+    /// Which log lines to show, such as `info` or `weft_dispatcher=debug`
+    #[arg(long = "log", env = "WEFT_LOG", global = true, value_name = "FILTER")]
+    pub filter: Option<String>,
+    /// How log lines look
+    #[arg(long = "log-format", env = "WEFT_LOG_FORMAT", global = true, value_enum, default_value_t = LogFormat::Human)]
+    pub format: LogFormat,
+    /// Where traces go: the base address of an OTLP/HTTP receiver such as <http://127.0.0.1:4318>
+    #[arg(long = "otlp", env = "OTEL_EXPORTER_OTLP_ENDPOINT", global = true, value_name = "URL")]
+    pub otlp: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Human,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run an e-commerce flow from zero workers back to zero, and check every effect
+    Demo(Demo),
+    /// Run the functions of a manifest on the embedded default: one file, no services
+    Dev(Dev),
+    /// Run the functions of a manifest on RabbitMQ, Postgres and Redis
+    Run(Run),
+    /// Publish events
+    Publish(Publish),
+    /// List the functions of a manifest, with live numbers when a dispatcher runs
+    Functions(Functions),
+    /// List, show or follow invocations
+    Invocations(Invocations),
+    /// List, show or redrive dead letters
+    #[command(subcommand)]
+    Dlq(Dlq),
+    /// Create or upgrade the ledger's tables
+    Migrate(Migrate),
+    /// Check connections, versions, topology and limits, and say what to do
+    Doctor(Doctor),
+    /// Print a JSON Schema: of the manifest, the dead letter, or Weft's own events
+    Schema(Schema),
+    /// Print a completion script for a shell
+    Completions(Completions),
+}
+
+/// Where the services are. With none named, the embedded file is used where a command allows it.
+///
+/// A password on a command line can be read by every user of the machine: give the address by its variable, or by a
+/// file named in the variable with `_FILE` behind it.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Services")]
+pub struct Services {
+    /// RabbitMQ, such as <amqp://user@host:5672/vhost> (also: `WEFT_AMQP_URL_FILE`)
+    #[arg(long, env = "WEFT_AMQP_URL", hide_env_values = true, value_name = "URL")]
+    pub amqp: Option<String>,
+    /// Postgres, such as <postgres://user@host:5432/weft> (also: `WEFT_LEDGER_URL_FILE`)
+    #[arg(long, env = "WEFT_LEDGER_URL", hide_env_values = true, value_name = "URL")]
+    pub ledger: Option<String>,
+    /// Redis, such as <redis://host:6379> (also: `WEFT_STATE_URL_FILE`)
+    #[arg(long, env = "WEFT_STATE_URL", hide_env_values = true, value_name = "URL")]
+    pub state: Option<String>,
+    /// One SQLite file instead of the three services [default: .weft/weft.db]
+    #[arg(long, env = "WEFT_EMBEDDED", value_name = "FILE", conflicts_with_all = ["amqp", "ledger", "state"])]
+    pub embedded: Option<PathBuf>,
+    /// Prefix of every queue, exchange and state key
+    #[arg(long, env = "WEFT_PREFIX", default_value = "weft")]
+    pub prefix: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ManifestFile {
+    /// The function manifest
+    #[arg(long, short = 'm', env = "WEFT_MANIFEST", default_value = "weft.toml", value_name = "FILE")]
+    pub manifest: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Dispatcher")]
+pub struct Dispatching {
+    /// This dispatcher's name; two on the same services must differ [default: the host's name]
+    #[arg(long, env = "WEFT_NODE")]
+    pub node: Option<NodeName>,
+    /// Address of the admin port (health and status); port 0 takes a free one
+    #[arg(long, env = "WEFT_ADMIN", default_value = "127.0.0.1:7070", value_name = "HOST:PORT")]
+    pub admin: SocketAddr,
+    /// Workers of one function at most
+    #[arg(long, env = "WEFT_MAX_WORKERS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub max_workers: u32,
+    /// How long a dispatcher's claims outlive it when it vanishes, 1s to 10m
+    #[arg(long, env = "WEFT_LEASE", default_value = "15s", value_parser = duration(1, 600))]
+    pub lease: Duration,
+    /// How long a stop waits for what runs, 0s to 1h
+    #[arg(long, env = "WEFT_DRAIN_LIMIT", default_value = "30s", value_parser = duration(0, 3600))]
+    pub drain_limit: Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct Demo {
+    #[command(flatten)]
+    pub services: Services,
+    /// One JSON object instead of progress and a table
+    #[arg(long)]
+    pub json: bool,
+    /// Give up after this long
+    #[arg(long, default_value = "120s", value_parser = duration(1, 3600))]
+    pub limit: Duration,
+    /// Only publish and judge; the dispatcher runs elsewhere with the same services
+    #[arg(long, hide = true)]
+    pub no_dispatcher: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Dev {
+    #[command(flatten)]
+    pub manifest: ManifestFile,
+    /// The SQLite file that holds queues, ledger and state
+    #[arg(long, env = "WEFT_EMBEDDED", default_value = ".weft/weft.db", value_name = "FILE")]
+    pub embedded: PathBuf,
+    #[arg(long, env = "WEFT_PREFIX", default_value = "weft")]
+    pub prefix: String,
+    #[command(flatten)]
+    pub dispatching: Dispatching,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    pub manifest: ManifestFile,
+    #[command(flatten)]
+    pub services: Services,
+    #[command(flatten)]
+    pub dispatching: Dispatching,
+}
+
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// The event's type, such as `orders.placed`
+    #[arg(value_name = "TYPE", required_unless_present = "file")]
+    pub kind: Option<String>,
+    /// The event's data as JSON; `@FILE` reads a file, `-` standard input
+    #[arg(long, short = 'd', value_name = "JSON", conflicts_with = "file")]
+    pub data: Option<String>,
+    /// The event's id [default: a new one each time]
+    #[arg(long, conflicts_with = "file")]
+    pub id: Option<String>,
+    #[arg(long, default_value = "/weft/publish")]
+    pub source: String,
+    /// Publish every line of an NDJSON file (`-`: standard input): one structured CloudEvent a line
+    #[arg(long, short = 'f', value_name = "FILE", conflicts_with = "kind")]
+    pub file: Option<PathBuf>,
+    /// How many copies of the event, each with an id of its own
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub count: u64,
+    /// At most this many events a second [default: as fast as the broker confirms]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate: Option<u32>,
+    /// Publish to this exchange [default: PREFIX.events]
+    #[arg(long)]
+    pub exchange: Option<String>,
+    /// One JSON object instead of a bar and a line
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub services: Services,
+}
+
+#[derive(Debug, Args)]
+pub struct Functions {
+    /// Only this one
+    pub name: Option<FunctionName>,
+    #[command(flatten)]
+    pub manifest: ManifestFile,
+    /// Address of a running dispatcher's admin port
+    #[arg(long, env = "WEFT_ADMIN", default_value = "127.0.0.1:7070", value_name = "HOST:PORT")]
+    pub admin: SocketAddr,
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Invocations {
+    /// Show this one whole (needs --function when the key is not unique)
+    pub key: Option<Key>,
+    #[arg(long)]
+    pub function: Option<FunctionName>,
+    #[arg(long, value_enum)]
+    pub state: Option<InvocationState>,
+    /// At most this many, newest change first
+    #[arg(long, short = 'n', default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+    /// Keep printing what changes, oldest first, until interrupted
+    #[arg(long, short = 'F', conflicts_with = "key")]
+    pub follow: bool,
+    /// A JSON array; with --follow one object a line
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub services: Services,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InvocationState {
+    Claimed,
+    Waiting,
+    Succeeded,
+    Dead,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Dlq {
+    /// List dead letters, newest first
+    Ls(DlqLs),
+    /// Show one dead letter: why it died and what it held
+    Show(DlqShow),
+    /// Run dead letters again, with attempts from zero and the same key
+    Redrive(DlqRedrive),
+}
+
+#[derive(Debug, Args)]
+pub struct DlqLs {
+    #[arg(long)]
+    pub function: Option<FunctionName>,
+    /// Such as `terminal`, `exhausted`, `schema`
+    #[arg(long, value_parser = reason)]
+    pub reason: Option<weft_schemas::Reason>,
+    /// Also those that were redriven
+    #[arg(long)]
+    pub all: bool,
+    #[arg(long, short = 'n', default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub services: Services,
+}
+
+#[derive(Debug, Args)]
+pub struct DlqShow {
+    pub id: String,
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub services: Services,
+}
+
+#[derive(Debug, Args)]
+pub struct DlqRedrive {
+    /// Ids of dead letters, as `weft dlq ls` shows them
+    #[arg(required_unless_present_any = ["all", "function", "reason"])]
+    pub ids: Vec<String>,
+    /// Everything that is not redriven yet
+    #[arg(long, conflicts_with = "ids")]
+    pub all: bool,
+    #[arg(long, conflicts_with = "ids")]
+    pub function: Option<FunctionName>,
+    #[arg(long, value_parser = reason, conflicts_with = "ids")]
+    pub reason: Option<weft_schemas::Reason>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub services: Services,
+}
+
+#[derive(Debug, Args)]
+pub struct Migrate {
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub services: Services,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    #[command(flatten)]
+    pub manifest: ManifestFile,
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub services: Services,
+}
+
+#[derive(Debug, Args)]
+pub struct Schema {
+    #[arg(value_enum)]
+    pub name: SchemaName,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SchemaName {
+    Manifest,
+    DeadLetter,
+    Events,
+}
+
+#[derive(Debug, Args)]
+pub struct Completions {
+    pub shell: clap_complete::Shell,
+}
+
+fn reason(text: &str) -> Result<weft_schemas::Reason, String> {
+    weft_schemas::Reason::parse(text).ok_or_else(|| {
+        let known: Vec<_> = weft_schemas::Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        format!("write one of {}", known.join(", "))
+    })
+}
+
+/// Reads durations such as `500ms`, `15s`, `2m`, within bounds in seconds.
+fn duration(least: u64, most: u64) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let duration = weft_schemas::manifest::duration::parse(text)
+            .ok_or_else(|| "write a number and a unit, such as 500ms, 15s or 2m".to_owned())?;
+        if duration < Duration::from_secs(least) || duration > Duration::from_secs(most) {
+            return Err(format!("must be from {least}s to {most}s"));
+        }
+        Ok(duration)
+    }
+}

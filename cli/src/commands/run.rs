@@ -1,0 +1,76 @@
+//! `weft run` and `weft dev`: a dispatcher until told to stop.
+
+use weft_dispatcher::{Config, Dispatcher};
+use weft_process::report::{Code, Exit, Report};
+use weft_process::shutdown::Shutdown;
+use weft_process::telemetry::Export;
+use weft_schemas::NodeName;
+use weft_schemas::manifest::Manifest;
+
+use crate::args;
+use crate::services::Services;
+
+pub async fn run(args: args::Run, export: Export) -> Result<Exit, Report> {
+    if Services::is_default(&args.services) {
+        return Err(Report::new(Code::Setting, "failed to choose services: none is named").help(
+            "give --amqp, --ledger and --state (or their variables), or --embedded FILE; `weft dev` uses one file",
+        ));
+    }
+    let services = Services::resolve(&args.services)?;
+    let manifest = load(&args.manifest)?;
+    dispatch(manifest, &services, &args.services.prefix, args.dispatching, export).await
+}
+
+pub async fn dev(args: args::Dev, export: Export) -> Result<Exit, Report> {
+    let manifest = load(&args.manifest)?;
+    dispatch(manifest, &Services::Embedded(args.embedded), &args.prefix, args.dispatching, export).await
+}
+
+/// Reads a manifest, with every fault in one report.
+pub fn load(file: &args::ManifestFile) -> Result<Manifest, Report> {
+    Manifest::load(&file.manifest).map_err(|faults| {
+        Report::new(Code::Manifest, faults.to_string()).help("`weft schema manifest` prints what a manifest may hold")
+    })
+}
+
+async fn dispatch(
+    manifest: Manifest,
+    services: &Services,
+    prefix: &str,
+    dispatching: args::Dispatching,
+    export: Export,
+) -> Result<Exit, Report> {
+    let shutdown = Shutdown::on_signals()
+        .map_err(|error| Report::new(Code::Unexpected, format!("failed to follow signals: {error}")))?;
+    let node = match dispatching.node {
+        Some(node) => node,
+        None => NodeName::new(super::hostname()).map_err(|error| {
+            Report::new(Code::Setting, format!("failed to name this node: {error}")).help("give --node")
+        })?,
+    };
+    let ledger = services.ledger().await?;
+    ledger.migrate().await.map_err(|error| weft_dispatcher::report::ledger(&error))?;
+    let config = Config {
+        node,
+        prefix: prefix.to_owned(),
+        manifest,
+        broker: services.broker().await?,
+        ledger,
+        ledger_address: services.ledger_address()?,
+        state_address: services.state_address()?,
+        admin: Some(dispatching.admin),
+        lease: dispatching.lease,
+        drain_limit: dispatching.drain_limit,
+        max_workers: dispatching.max_workers,
+        export,
+    };
+    weft_worker::check_state(config.state_address.expose())
+        .await
+        .map_err(|error| crate::services::state(&config.state_address, &error))?;
+    let dispatcher = Dispatcher::prepare(config).await?;
+    if let Some(address) = dispatcher.admin_address() {
+        tracing::info!(%address, "admin port open");
+    }
+    dispatcher.run(shutdown.clone()).await?;
+    Ok(if shutdown.kill.is_cancelled() { Exit::Killed } else { Exit::Ok })
+}
