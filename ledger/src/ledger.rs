@@ -125,7 +125,11 @@ pub struct Due {
 pub trait DueBatch: Send {
     fn rows(&self) -> &[Due];
     /// Deletes what was published; counts a failed try and sets a later due time for the rest that is named.
-    async fn finish(self: Box<Self>, published: &[OutboxId], failed: &[(OutboxId, Duration, String)]) -> Result<(), Error>;
+    async fn finish(
+        self: Box<Self>,
+        published: &[OutboxId],
+        failed: &[(OutboxId, Duration, String)],
+    ) -> Result<(), Error>;
 }
 
 /// Where an invocation stands. `Waiting` and `Claimed` never expire.
@@ -230,7 +234,12 @@ pub trait Ledger: Send + Sync {
 
     /// Claims a batch for one function: one statement. Verdicts are in the order of the requests.
     /// Keys in a batch must be distinct. At most 1,000 requests.
-    async fn claim(&self, owner: &Owner, function: &FunctionName, requests: &[ClaimRequest]) -> Result<Vec<Verdict>, Error>;
+    async fn claim(
+        &self,
+        owner: &Owner,
+        function: &FunctionName,
+        requests: &[ClaimRequest],
+    ) -> Result<Vec<Verdict>, Error>;
     /// Settles a batch for one function: one durable transaction. Answers are in the order of the settles.
     async fn settle(&self, function: &FunctionName, settles: &[Settle]) -> Result<Vec<Settled>, Error>;
     /// Buries messages that never became invocations, with their copies for the dead-letter queue. The same letter

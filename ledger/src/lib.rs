@@ -18,11 +18,11 @@ mod verdict;
 pub mod conformance;
 
 pub use error::Error;
+pub use join::{JoinError, Joined, Joiner, Row, Value};
 pub use ledger::{
     Claim, ClaimRequest, DeadLetterQuery, DeadLetterRecord, Due, DueBatch, InvocationQuery, InvocationRecord, Ledger,
     NodeSession, OutboxId, OutboxKind, OutboxMessage, Owner, Redriven, Settle, Settled, Settlement, State, Verdict,
 };
-pub use join::{JoinError, Joined, Joiner, Row, Value};
 pub use open::open;
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;

@@ -23,16 +23,26 @@ pub struct Facts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
     Claim(Facts),
-    Succeed { current: bool },
+    Succeed {
+        current: bool,
+    },
     /// A failed attempt will be tried again.
-    Park { current: bool },
+    Park {
+        current: bool,
+    },
     /// Given up.
-    Bury { current: bool },
+    Bury {
+        current: bool,
+    },
     /// Handed back unstarted.
-    Release { current: bool },
+    Release {
+        current: bool,
+    },
     Redrive,
     /// The retention sweep looks at it.
-    Sweep { expired: bool },
+    Sweep {
+        expired: bool,
+    },
 }
 
 /// Why an event changes nothing.

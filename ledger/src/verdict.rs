@@ -36,9 +36,7 @@ pub(crate) fn of_loser(standing: Option<Standing>) -> Verdict {
         Ok(_) => Verdict::Busy { retry_in: RACED },
         Err(Illegal::Busy) => Verdict::Busy { retry_in: standing.lease_left.clamp(RACED, BUSY) },
         Err(Illegal::Deferred) => Verdict::Deferred { due_in: standing.due_in },
-        Err(Illegal::Replay) => {
-            Verdict::Replay { result: standing.result.unwrap_or_default(), epoch: standing.epoch }
-        }
+        Err(Illegal::Replay) => Verdict::Replay { result: standing.result.unwrap_or_default(), epoch: standing.epoch },
         Err(Illegal::Mismatch) => Verdict::Mismatch,
         Err(Illegal::Dead) => Verdict::Dead,
         // No claim ends so (see `state::next`); asking again is always safe.
@@ -111,8 +109,7 @@ mod tests {
     #[test]
     fn a_claim_without_an_answer_is_retaken_once() {
         let (doubts, function) = (Doubts::default(), FunctionName::new("f").unwrap());
-        let requests =
-            [ClaimRequest { key: Key::new("k").unwrap(), digest: Digest::of(&[b"x"]), resume: None }];
+        let requests = [ClaimRequest { key: Key::new("k").unwrap(), digest: Digest::of(&[b"x"]), resume: None }];
         drop(doubts.ask(&function, &requests));
         let asked = doubts.ask(&function, &requests);
         assert_eq!(asked.retake, [requests[0].key.clone()]);

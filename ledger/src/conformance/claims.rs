@@ -34,7 +34,9 @@ pub async fn fifty_racers_have_one_winner(subject: &Subject) {
     let racers: Vec<_> = (0..50)
         .map(|_| {
             let (ledger, owner) = (subject.ledger.clone(), owner.clone());
-            tokio::spawn(async move { ledger.claim(&owner, &function(), &[request("k", "x")]).await.unwrap().remove(0) })
+            tokio::spawn(
+                async move { ledger.claim(&owner, &function(), &[request("k", "x")]).await.unwrap().remove(0) },
+            )
         })
         .collect();
     let (mut won, mut busy) = (0, 0);

@@ -57,7 +57,8 @@ pub async fn listing_and_totals_follow_the_filters(subject: &Subject) {
     subject.ledger.claim(session.owner(), &other, &[request("k1", "x")]).await.unwrap();
 
     let totals = subject.ledger.totals().await.unwrap();
-    let expected = [(function(), State::Claimed, 2), (function(), State::Succeeded, 1), (other.clone(), State::Claimed, 1)];
+    let expected =
+        [(function(), State::Claimed, 2), (function(), State::Succeeded, 1), (other.clone(), State::Claimed, 1)];
     assert_eq!(totals, expected);
 
     let list = async |query: InvocationQuery| -> Vec<String> {
@@ -96,12 +97,9 @@ pub async fn the_sweep_is_bounded_and_takes_expired_successes_only(subject: &Sub
     assert_eq!(subject.ledger.sweep(3).await.unwrap(), 3);
     assert_eq!(subject.ledger.sweep(3).await.unwrap(), 2);
     assert_eq!(subject.ledger.sweep(3).await.unwrap(), 0);
-    for (key, state) in [
-        ("claimed", State::Claimed),
-        ("waiting", State::Waiting),
-        ("dead", State::Dead),
-        ("kept", State::Succeeded),
-    ] {
+    for (key, state) in
+        [("claimed", State::Claimed), ("waiting", State::Waiting), ("dead", State::Dead), ("kept", State::Succeeded)]
+    {
         assert_eq!(subject.record(key).await.map(|record| record.state), Some(state), "{key}");
     }
 }

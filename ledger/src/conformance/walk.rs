@@ -129,7 +129,11 @@ async fn arrange(subject: &Subject, session: &mut Box<dyn NodeSession>, stand: S
 }
 
 async fn perform(
-    subject: &Subject, session: &dyn NodeSession, act: Act, key: &str, claim: Option<Claim>,
+    subject: &Subject,
+    session: &dyn NodeSession,
+    act: Act,
+    key: &str,
+    claim: Option<Claim>,
 ) -> Result<(), Illegal> {
     let fence = claim.map_or(Fence(1), |claim| claim.fence);
     let settle = async |current: bool, to: Settlement| {
@@ -139,13 +143,8 @@ async fn perform(
             Settled::AuthorityLost => Err(state::Illegal::AuthorityLost),
         }
     };
-    let placeholder = Claim {
-        fence,
-        attempt: Attempt(1),
-        crashes: 0,
-        epoch: Epoch(0),
-        first_seen_at: jiff::Timestamp::UNIX_EPOCH,
-    };
+    let placeholder =
+        Claim { fence, attempt: Attempt(1), crashes: 0, epoch: Epoch(0), first_seen_at: jiff::Timestamp::UNIX_EPOCH };
     match act {
         Act::Claim { same_payload, resumes } => {
             let data = if same_payload { "x" } else { "y" };

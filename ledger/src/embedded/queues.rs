@@ -8,9 +8,9 @@ use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{Connection, SqlitePool};
 use weft_schemas::{Message, topic};
 
+use crate::Error;
 use crate::codec::{corrupt, decode, encode};
 use crate::sqlite::{BUSY, File, map, options};
-use crate::Error;
 
 /// What feeds a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,8 @@ impl Queues {
     pub async fn open(path: &Path) -> Result<Self, Error> {
         let file = File::open(path).await?;
         file.migrate().await?;
-        let readers = SqlitePoolOptions::new().max_connections(2).acquire_timeout(BUSY).connect_lazy_with(options(path));
+        let readers =
+            SqlitePoolOptions::new().max_connections(2).acquire_timeout(BUSY).connect_lazy_with(options(path));
         Ok(Self { file, readers })
     }
 
@@ -172,7 +173,11 @@ impl Queues {
         let mut writers = self.file.writers().await;
         let mut transaction = writers.quick.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
         for id in ids {
-            sqlx::query("DELETE FROM message WHERE id = ?1").bind(id).execute(&mut *transaction).await.map_err(&failed)?;
+            sqlx::query("DELETE FROM message WHERE id = ?1")
+                .bind(id)
+                .execute(&mut *transaction)
+                .await
+                .map_err(&failed)?;
         }
         transaction.commit().await.map_err(&failed)
     }
@@ -205,16 +210,17 @@ impl Queues {
 
 /// The queues that take a message, each once.
 fn route<'a>(
-    message: &Message, queues: &'a [String], bindings: &'a [(String, String, String)], alternates: &'a [(String, String)],
+    message: &Message,
+    queues: &'a [String],
+    bindings: &'a [(String, String, String)],
+    alternates: &'a [(String, String)],
 ) -> Vec<&'a str> {
     if message.exchange.is_empty() {
         return queues.iter().filter(|name| **name == message.routing_key).map(String::as_str).collect();
     }
     let mut targets: Vec<&str> = bindings
         .iter()
-        .filter(|(exchange, _, pattern)| {
-            *exchange == message.exchange && topic::matches(pattern, &message.routing_key)
-        })
+        .filter(|(exchange, _, pattern)| *exchange == message.exchange && topic::matches(pattern, &message.routing_key))
         .map(|(_, queue, _)| queue.as_str())
         .collect();
     // Ordered by queue.

@@ -138,7 +138,11 @@ impl EmbeddedState {
     /// # Errors
     /// [`StateError::Fenced`], [`StateError::Ledger`]; then nothing was changed. So for every other operation here.
     pub async fn set(
-        &self, authority: &Authority, name: &str, value: &[u8], ttl: Option<Duration>,
+        &self,
+        authority: &Authority,
+        name: &str,
+        value: &[u8],
+        ttl: Option<Duration>,
     ) -> Result<(), StateError> {
         self.change(authority, name, None, Change::Set { value, ttl }).await.map(|_| ())
     }
@@ -158,7 +162,12 @@ impl EmbeddedState {
     /// Sets a value if the present one is `expected` (`None`: if there is none); answers whether it did.
     #[allow(clippy::missing_errors_doc)]
     pub async fn compare_and_set(
-        &self, authority: &Authority, name: &str, expected: Option<&[u8]>, value: &[u8], ttl: Option<Duration>,
+        &self,
+        authority: &Authority,
+        name: &str,
+        expected: Option<&[u8]>,
+        value: &[u8],
+        ttl: Option<Duration>,
     ) -> Result<bool, StateError> {
         Ok(self.change(authority, name, None, Change::CompareAndSet { expected, value, ttl }).await?.fact())
     }
@@ -172,7 +181,12 @@ impl EmbeddedState {
     /// [`Self::set`], applied once for each idempotency key and `operation`.
     #[allow(clippy::missing_errors_doc)]
     pub async fn once_set(
-        &self, authority: &Authority, operation: &str, name: &str, value: &[u8], ttl: Option<Duration>,
+        &self,
+        authority: &Authority,
+        operation: &str,
+        name: &str,
+        value: &[u8],
+        ttl: Option<Duration>,
     ) -> Result<(), StateError> {
         self.change(authority, name, Some(operation), Change::Set { value, ttl }).await.map(|_| ())
     }
@@ -186,13 +200,21 @@ impl EmbeddedState {
     /// [`Self::increment`], applied once for each idempotency key and `operation`; later calls answer the first sum.
     #[allow(clippy::missing_errors_doc)]
     pub async fn once_increment(
-        &self, authority: &Authority, operation: &str, name: &str, by: i64,
+        &self,
+        authority: &Authority,
+        operation: &str,
+        name: &str,
+        by: i64,
     ) -> Result<i64, StateError> {
         Ok(self.change(authority, name, Some(operation), Change::Increment { by }).await?.number())
     }
 
     async fn change(
-        &self, authority: &Authority, name: &str, once: Option<&str>, change: Change<'_>,
+        &self,
+        authority: &Authority,
+        name: &str,
+        once: Option<&str>,
+        change: Change<'_>,
     ) -> Result<Answer, StateError> {
         let failed = |error| map(&self.file.address, "write state", error);
         let mut writers = self.file.writers().await;
@@ -214,15 +236,14 @@ impl EmbeddedState {
             return Err(StateError::Fenced);
         }
         if let Some(operation) = once {
-            let first: Option<Vec<u8>> = sqlx::query_scalar(
-                "SELECT result FROM state_once WHERE function = ?1 AND key = ?2 AND operation = ?3",
-            )
-            .bind(authority.function.as_str())
-            .bind(authority.key.as_str())
-            .bind(operation)
-            .fetch_optional(&mut *transaction)
-            .await
-            .map_err(failed)?;
+            let first: Option<Vec<u8>> =
+                sqlx::query_scalar("SELECT result FROM state_once WHERE function = ?1 AND key = ?2 AND operation = ?3")
+                    .bind(authority.function.as_str())
+                    .bind(authority.key.as_str())
+                    .bind(operation)
+                    .fetch_optional(&mut *transaction)
+                    .await
+                    .map_err(failed)?;
             if let Some(first) = first {
                 transaction.commit().await.map_err(failed)?;
                 return Ok(Answer::read(&first));
@@ -251,7 +272,10 @@ impl EmbeddedState {
 }
 
 async fn read(
-    connection: &mut SqliteConnection, function: &FunctionName, name: &str, at: i64,
+    connection: &mut SqliteConnection,
+    function: &FunctionName,
+    name: &str,
+    at: i64,
 ) -> sqlx::Result<Option<Vec<u8>>> {
     sqlx::query_scalar(
         "SELECT value FROM state WHERE function = ?1 AND name = ?2 AND (expires_at IS NULL OR expires_at > ?3)",
@@ -265,7 +289,11 @@ async fn read(
 
 /// `None`: the value is not a number.
 async fn apply(
-    connection: &mut SqliteConnection, function: &FunctionName, name: &str, at: i64, change: Change<'_>,
+    connection: &mut SqliteConnection,
+    function: &FunctionName,
+    name: &str,
+    at: i64,
+    change: Change<'_>,
 ) -> sqlx::Result<Option<Answer>> {
     let expiry = |ttl: Option<Duration>| ttl.map(|ttl| at + micros(ttl));
     Ok(Some(match change {
@@ -327,7 +355,11 @@ async fn apply(
 }
 
 async fn write(
-    connection: &mut SqliteConnection, function: &FunctionName, name: &str, value: &[u8], expires_at: Option<i64>,
+    connection: &mut SqliteConnection,
+    function: &FunctionName,
+    name: &str,
+    value: &[u8],
+    expires_at: Option<i64>,
 ) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO state (function, name, value, expires_at) VALUES (?1, ?2, ?3, ?4)

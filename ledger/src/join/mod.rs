@@ -119,8 +119,8 @@ impl Joiner {
         match kind(url)? {
             Kind::Postgres => {
                 // A handler may run for 15 minutes; what idles longer inside a transaction is lost.
-                let options = postgres::options(url, "weft-worker")?
-                    .options([("idle_in_transaction_session_timeout", "16min")]);
+                let options =
+                    postgres::options(url, "weft-worker")?.options([("idle_in_transaction_session_timeout", "16min")]);
                 let pools = Pools::Postgres { pool: postgres::pool(options.clone(), 4), options: Box::new(options) };
                 Ok(Self { address: postgres::redacted(url), pools })
             }
@@ -407,9 +407,7 @@ impl Joined {
     /// [`JoinError::Ledger`]: the connection is gone, which rolls back as well.
     pub async fn rollback(self) -> Result<(), JoinError> {
         match self.open {
-            Open::Postgres(transaction) => {
-                transaction.rollback().await.map_err(|error| pg_error(&self.address, error))
-            }
+            Open::Postgres(transaction) => transaction.rollback().await.map_err(|error| pg_error(&self.address, error)),
             Open::Sqlite(transaction) => {
                 transaction.rollback().await.map_err(|error| sqlite_error(&self.address, error))
             }

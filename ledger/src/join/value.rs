@@ -283,9 +283,10 @@ fn numeric(bytes: &[u8]) -> Option<Value> {
             return Some(Value::I64(number));
         }
     }
-    let size = digits.iter().zip(0i32..).fold(0.0, |sum, (digit, n)| {
-        sum + f64::from(*digit) * 10_000f64.powi(i32::from(weight) - n)
-    });
+    let size = digits
+        .iter()
+        .zip(0i32..)
+        .fold(0.0, |sum, (digit, n)| sum + f64::from(*digit) * 10_000f64.powi(i32::from(weight) - n));
     Some(Value::F64(if negative { -size } else { size }))
 }
 

@@ -59,7 +59,7 @@ pub(super) const CLAIM: &str = "
             ELSE false END)
     RETURNING i.key, i.fence, i.attempt, i.crashes, i.epoch, i.first_seen_at";
 
-/// What stands in the way of the rest.
+/// What stands in the way of the rest. The sub-select is there for the plan: see the settle.
 pub(super) const LOOK: &str = "
     SELECT i.key, i.state, i.epoch, i.fence, i.digest, i.result,
            coalesce(i.expires_at <= now.at, false) AS expired,
@@ -69,19 +69,25 @@ pub(super) const LOOK: &str = "
            coalesce(extract(epoch FROM n.lease_until - now.at) * 1000000, 0)::bigint AS lease_left
     FROM (SELECT clock_timestamp() AS at OFFSET 0) now
     CROSS JOIN unnest($2::text[]) AS r(key)
-    JOIN weft.invocation i ON i.function = $1 AND i.key = r.key
+    CROSS JOIN LATERAL (
+        SELECT v.* FROM weft.invocation v WHERE v.function = $1 AND v.key = r.key OFFSET 0
+    ) AS i
     LEFT JOIN weft.node n ON n.id = i.owner";
 
 impl Postgres {
     pub(super) async fn claim_batch(
-        &self, owner: &Owner, function: &FunctionName, requests: &[ClaimRequest],
+        &self,
+        owner: &Owner,
+        function: &FunctionName,
+        requests: &[ClaimRequest],
     ) -> Result<Vec<Verdict>, Error> {
         if requests.is_empty() {
             return Ok(Vec::new());
         }
         let asked = self.doubts.ask(function, requests);
         let retake: Vec<&str> = asked.retake.iter().map(Key::as_str).collect();
-        let granted = retried!(self.grant(owner, function, requests, &retake)).map_err(self.map("claim invocations"))?;
+        let granted =
+            retried!(self.grant(owner, function, requests, &retake)).map_err(self.map("claim invocations"))?;
         let mut claims = HashMap::with_capacity(granted.len());
         for row in &granted {
             let (key, claim) = read_claim(row).map_err(self.map("claim invocations"))?;
@@ -101,7 +107,11 @@ impl Postgres {
     }
 
     async fn grant(
-        &self, owner: &Owner, function: &FunctionName, requests: &[ClaimRequest], retake: &[&str],
+        &self,
+        owner: &Owner,
+        function: &FunctionName,
+        requests: &[ClaimRequest],
+        retake: &[&str],
     ) -> sqlx::Result<Vec<sqlx::postgres::PgRow>> {
         let keys: Vec<&str> = requests.iter().map(|request| request.key.as_str()).collect();
         let digests: Vec<&[u8]> = requests.iter().map(|request| request.digest.0.as_slice()).collect();

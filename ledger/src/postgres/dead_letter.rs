@@ -96,7 +96,8 @@ impl Postgres {
 
     pub(super) async fn list_dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterRecord>, Error> {
         let failed = self.map("list dead letters");
-        let mut sql = QueryBuilder::new("SELECT letter, arrivals, redriven_at, redriven_by FROM weft.dead_letter WHERE true");
+        let mut sql =
+            QueryBuilder::new("SELECT letter, arrivals, redriven_at, redriven_by FROM weft.dead_letter WHERE true");
         if !query.include_redriven {
             sql.push(" AND redriven_at IS NULL");
         }
@@ -127,7 +128,10 @@ impl Postgres {
     }
 
     pub(super) async fn redrive_letter(
-        &self, id: &DeadLetterId, by: &str, message: OutboxMessage,
+        &self,
+        id: &DeadLetterId,
+        by: &str,
+        message: OutboxMessage,
     ) -> Result<Redriven, Error> {
         let encoded = encode(&message.message)?;
         let statement = || {

@@ -78,7 +78,10 @@ impl Ledger for Postgres {
     }
 
     async fn claim(
-        &self, owner: &Owner, function: &FunctionName, requests: &[ClaimRequest],
+        &self,
+        owner: &Owner,
+        function: &FunctionName,
+        requests: &[ClaimRequest],
     ) -> Result<Vec<Verdict>, Error> {
         self.claim_batch(owner, function, requests).await
     }

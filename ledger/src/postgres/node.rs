@@ -57,7 +57,10 @@ impl Postgres {
 
 /// A new connection that holds the node's lock, or `None` when another holds it for longer than `patience`.
 async fn lock(
-    address: &str, connect: &PgConnectOptions, node: &NodeName, patience: &str,
+    address: &str,
+    connect: &PgConnectOptions,
+    node: &NodeName,
+    patience: &str,
 ) -> Result<Option<PgConnection>, Error> {
     let options = connect.clone().options([("statement_timeout", "10s"), ("lock_timeout", patience)]);
     let mut connection = preflight(address, &options).await?;

@@ -66,7 +66,9 @@ impl DueBatch for Batch {
     }
 
     async fn finish(
-        mut self: Box<Self>, published: &[OutboxId], failed: &[(OutboxId, Duration, String)],
+        mut self: Box<Self>,
+        published: &[OutboxId],
+        failed: &[(OutboxId, Duration, String)],
     ) -> Result<(), Error> {
         let refused = |error| map(&self.address, "finish published messages", error);
         if !published.is_empty() {

@@ -9,6 +9,11 @@ use crate::{Error, OutboxMessage, Settle, Settled, Settlement};
 
 /// Writes each row that is still claimed with its fence, and the outbox messages and dead letters of just those.
 ///
+/// The look-up stands in a sub-select of its own (`OFFSET 0` keeps it there), so that it probes the primary key once for
+/// each settle. As a plain join the planner, which believes a new table to be small, would read every row of the
+/// function and compare each with the whole batch. Finding the row again by its `ctid` is safe: whoever changes a claimed
+/// row in between ends the claim, and then the guard has to fail.
+///
 /// `IN (…) IS TRUE` instead of a join keeps the look-up in `done` a hashed one, on connections without hash joins.
 pub(super) const SETTLE: &str = "
     WITH done AS (
@@ -25,7 +30,11 @@ pub(super) const SETTLE: &str = "
         FROM unnest($2::text[], $3::bigint[], $4::text[], $5::bytea[], $6::bigint[], $7::bigint[], $8::text[],
                     $9::text[], $10::bool[]) WITH ORDINALITY
              AS r(key, fence, action, result, keep_us, due_us, error_kind, error_message, crashed, n)
-        WHERE i.function = $1 AND i.key = r.key AND i.fence = r.fence AND i.state = 'claimed'
+             CROSS JOIN LATERAL (
+                 SELECT v.ctid AS place FROM weft.invocation v
+                 WHERE v.function = $1 AND v.key = r.key AND v.fence = r.fence AND v.state = 'claimed' OFFSET 0
+             ) AS found
+        WHERE i.ctid = found.place AND i.fence = r.fence AND i.state = 'claimed'
         RETURNING r.n
     ), letters AS (
         INSERT INTO weft.dead_letter AS d
@@ -144,7 +153,11 @@ impl<'a> Columns<'a> {
 }
 
 impl Postgres {
-    pub(super) async fn settle_batch(&self, function: &FunctionName, settles: &[Settle]) -> Result<Vec<Settled>, Error> {
+    pub(super) async fn settle_batch(
+        &self,
+        function: &FunctionName,
+        settles: &[Settle],
+    ) -> Result<Vec<Settled>, Error> {
         if settles.is_empty() {
             return Ok(Vec::new());
         }
@@ -160,9 +173,7 @@ impl Postgres {
         Ok(settled)
     }
 
-    async fn write(
-        &self, function: &FunctionName, columns: &Columns<'_>,
-    ) -> sqlx::Result<Vec<sqlx::postgres::PgRow>> {
+    async fn write(&self, function: &FunctionName, columns: &Columns<'_>) -> sqlx::Result<Vec<sqlx::postgres::PgRow>> {
         let Columns { letters, outbox, .. } = columns;
         sqlx::query(SETTLE)
             .bind(function.as_str())

@@ -39,13 +39,12 @@ impl Postgres {
     pub(super) async fn sweep_expired(&self, limit: u32) -> Result<u64, Error> {
         let failed = self.map("sweep expired invocations");
         let mut page = self.sweep_page.lock().await;
-        let pages: i64 = sqlx::query(
-            "SELECT pg_relation_size('weft.invocation') / current_setting('block_size')::bigint",
-        )
-        .fetch_one(&self.general)
-        .await
-        .and_then(|row| row.try_get(0))
-        .map_err(&failed)?;
+        let pages: i64 =
+            sqlx::query("SELECT pg_relation_size('weft.invocation') / current_setting('block_size')::bigint")
+                .fetch_one(&self.general)
+                .await
+                .and_then(|row| row.try_get(0))
+                .map_err(&failed)?;
         let (limit, mut deleted, mut seen) = (u64::from(limit), 0, 0);
         while seen < pages.min(PAGES) && deleted < limit {
             if *page >= pages {

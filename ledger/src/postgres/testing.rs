@@ -5,9 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::Row;
 
+use super::Postgres;
 use super::claim::{CLAIM, LOOK};
 use super::settle::SETTLE;
-use super::Postgres;
 use crate::Error;
 use crate::codec::micros;
 use crate::conformance::Testable;

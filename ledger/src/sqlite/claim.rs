@@ -56,7 +56,10 @@ const LOOK: &str = "
 
 impl Sqlite {
     pub(super) async fn claim_batch(
-        &self, owner: &Owner, function: &FunctionName, requests: &[ClaimRequest],
+        &self,
+        owner: &Owner,
+        function: &FunctionName,
+        requests: &[ClaimRequest],
     ) -> Result<Vec<Verdict>, Error> {
         if requests.is_empty() {
             return Ok(Vec::new());
@@ -76,7 +79,11 @@ impl Sqlite {
     }
 
     async fn claim_one(
-        &self, connection: &mut SqliteConnection, owner: &Owner, function: &FunctionName, request: &ClaimRequest,
+        &self,
+        connection: &mut SqliteConnection,
+        owner: &Owner,
+        function: &FunctionName,
+        request: &ClaimRequest,
         retake: bool,
     ) -> Result<Verdict, Error> {
         let failed = self.map("claim invocations");

@@ -122,7 +122,8 @@ impl Sqlite {
     /// [`Error::Unavailable`] when the file cannot be opened, [`Error::Corrupt`] when it is no SQLite database.
     pub async fn open(path: &Path) -> Result<Self, Error> {
         let file = File::open(path).await?;
-        let readers = SqlitePoolOptions::new().max_connections(2).acquire_timeout(BUSY).connect_lazy_with(options(path));
+        let readers =
+            SqlitePoolOptions::new().max_connections(2).acquire_timeout(BUSY).connect_lazy_with(options(path));
         Ok(Self {
             address: file.address.clone(),
             path: path.to_owned(),

@@ -49,7 +49,8 @@ impl Sqlite {
 
     pub(super) async fn list_dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterRecord>, Error> {
         let failed = self.map("list dead letters");
-        let mut sql = QueryBuilder::new("SELECT letter, arrivals, redriven_at, redriven_by FROM dead_letter WHERE true");
+        let mut sql =
+            QueryBuilder::new("SELECT letter, arrivals, redriven_at, redriven_by FROM dead_letter WHERE true");
         if !query.include_redriven {
             sql.push(" AND redriven_at IS NULL");
         }
@@ -80,7 +81,10 @@ impl Sqlite {
     }
 
     pub(super) async fn redrive_letter(
-        &self, id: &DeadLetterId, by: &str, message: OutboxMessage,
+        &self,
+        id: &DeadLetterId,
+        by: &str,
+        message: OutboxMessage,
     ) -> Result<Redriven, Error> {
         let encoded = encode(&message.message)?;
         let failed = self.map("redrive a dead letter");

@@ -68,7 +68,10 @@ impl Ledger for Sqlite {
     }
 
     async fn claim(
-        &self, owner: &Owner, function: &FunctionName, requests: &[ClaimRequest],
+        &self,
+        owner: &Owner,
+        function: &FunctionName,
+        requests: &[ClaimRequest],
     ) -> Result<Vec<Verdict>, Error> {
         self.claim_batch(owner, function, requests).await
     }

@@ -37,14 +37,13 @@ impl Sqlite {
         let failed = self.map("take due messages");
         // Taken rows are few (a batch or two), so that asking for that many more finds enough others.
         let already = self.taken.lock().unwrap_or_else(PoisonError::into_inner).len();
-        let found = sqlx::query(
-            "SELECT id, kind, tries, message FROM outbox WHERE due_at <= ?1 ORDER BY due_at, id LIMIT ?2",
-        )
-        .bind(now())
-        .bind(i64::from(limit).saturating_add(i64::try_from(already).unwrap_or(0)))
-        .fetch_all(&self.readers)
-        .await
-        .map_err(&failed)?;
+        let found =
+            sqlx::query("SELECT id, kind, tries, message FROM outbox WHERE due_at <= ?1 ORDER BY due_at, id LIMIT ?2")
+                .bind(now())
+                .bind(i64::from(limit).saturating_add(i64::try_from(already).unwrap_or(0)))
+                .fetch_all(&self.readers)
+                .await
+                .map_err(&failed)?;
         let mut taken = Taken { ids: Vec::new(), all: Arc::clone(&self.taken) };
         let mut rows = Vec::new();
         for row in found {
@@ -72,12 +71,11 @@ impl Sqlite {
     pub(super) async fn wait_until_due(&self) -> Result<Option<Duration>, Error> {
         // Rows that are being published are skipped: answering "now" for them would make the relay ask again and again.
         let already = i64::try_from(self.taken.lock().unwrap_or_else(PoisonError::into_inner).len()).unwrap_or(0);
-        let rows: Vec<(i64, i64)> =
-            sqlx::query_as("SELECT id, due_at FROM outbox ORDER BY due_at, id LIMIT ?1")
-                .bind(already + 1)
-                .fetch_all(&self.readers)
-                .await
-                .map_err(self.map("look for the next due message"))?;
+        let rows: Vec<(i64, i64)> = sqlx::query_as("SELECT id, due_at FROM outbox ORDER BY due_at, id LIMIT ?1")
+            .bind(already + 1)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(self.map("look for the next due message"))?;
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let at = now();
         Ok(rows.into_iter().find(|(id, _)| !taken.contains(id)).map(|(_, due)| duration(due - at)))
@@ -91,7 +89,9 @@ impl DueBatch for Batch {
     }
 
     async fn finish(
-        self: Box<Self>, published: &[OutboxId], failed: &[(OutboxId, Duration, String)],
+        self: Box<Self>,
+        published: &[OutboxId],
+        failed: &[(OutboxId, Duration, String)],
     ) -> Result<(), Error> {
         if published.is_empty() && failed.is_empty() {
             return Ok(());

@@ -29,7 +29,9 @@ const LETTER: &str = "
 
 /// Puts messages in the outbox, in order.
 pub(crate) async fn post(
-    connection: &mut SqliteConnection, at: i64, messages: &[(&OutboxMessage, Vec<u8>)],
+    connection: &mut SqliteConnection,
+    at: i64,
+    messages: &[(&OutboxMessage, Vec<u8>)],
 ) -> sqlx::Result<()> {
     for (message, encoded) in messages {
         sqlx::query("INSERT INTO outbox (due_at, kind, message) VALUES (?1, ?2, ?3)")
@@ -54,9 +56,7 @@ impl<'a> Row<'a> {
         let (messages, letter): (&[OutboxMessage], _) = match &settle.to {
             Settlement::Succeeded { outbox, .. } => (outbox, None),
             Settlement::Waiting { retry, .. } => (std::slice::from_ref(retry), None),
-            Settlement::Dead { letter, copy } => {
-                (std::slice::from_ref(copy), Some((letter.as_ref(), encode(letter)?)))
-            }
+            Settlement::Dead { letter, copy } => (std::slice::from_ref(copy), Some((letter.as_ref(), encode(letter)?))),
             Settlement::Released => (&[], None),
         };
         let outbox = messages.iter().map(|message| Ok((message, encode(&message.message)?)));
@@ -119,7 +119,11 @@ impl<'a> Row<'a> {
 }
 
 impl Sqlite {
-    pub(super) async fn settle_batch(&self, function: &FunctionName, settles: &[Settle]) -> Result<Vec<Settled>, Error> {
+    pub(super) async fn settle_batch(
+        &self,
+        function: &FunctionName,
+        settles: &[Settle],
+    ) -> Result<Vec<Settled>, Error> {
         if settles.is_empty() {
             return Ok(Vec::new());
         }

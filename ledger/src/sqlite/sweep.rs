@@ -9,7 +9,8 @@ use crate::Error;
 /// kept by default, and far longer than an attempt may run.
 const REMEMBERED_MICROS: i64 = 30 * 24 * 3600 * 1_000_000;
 
-const PICK: &str = "SELECT rowid FROM invocation WHERE state = 'succeeded' AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2";
+const PICK: &str =
+    "SELECT rowid FROM invocation WHERE state = 'succeeded' AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2";
 
 impl Sqlite {
     pub(super) async fn sweep_expired(&self, limit: u32) -> Result<u64, Error> {
