@@ -1,5 +1,7 @@
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use crate::error::or_fail;
 use crate::{Error, env};
@@ -34,13 +36,24 @@ fn find(name: &str) -> Result<PathBuf, Error> {
         .parent()
         .map(|folder| if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder })
         .ok_or_else(|| Error::new("the test's own program has no folder"))?;
-    build(name, folder)?;
+    build_once(name, folder)?;
     let path = folder.join(name);
     if path.is_file() {
         Ok(path)
     } else {
         Err(Error::new(format!("`{name}` was built, but is not in {}", folder.display())))
     }
+}
+
+/// Once in this process: Cargo takes its time to see that nothing changed, and the sources may change under a long run.
+fn build_once(name: &str, folder: &Path) -> Result<(), Error> {
+    static BUILT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if !built.contains(name) {
+        build(name, folder)?;
+        built.insert(name.to_owned());
+    }
+    Ok(())
 }
 
 fn build(name: &str, folder: &Path) -> Result<(), Error> {

@@ -267,19 +267,23 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
     }
 }
 
-/// Signals a process and its descendants, parents first. Process groups would miss Postgres' children, which each make a
-/// session of their own. Returns them all.
+/// Signals a process and its descendants, parents first, and returns them all. Process groups would miss Postgres'
+/// children, which each make a session of their own.
 pub(crate) fn signal_tree(pid: u32, what: Signal) -> Vec<u32> {
-    signal(pid, what);
+    if what == Signal::STOP {
+        // Before its children are counted: what is stopped cannot fork. Any other signal comes after the count, as the
+        // children of a process that has ended are nobody's.
+        signal(pid, what);
+    }
     let parents = parents();
     let mut tree = vec![pid];
     let mut next = 0;
     while let Some(&parent) = tree.get(next) {
-        for &(child, _) in parents.iter().filter(|(_, its_parent)| *its_parent == parent) {
-            signal(child, what);
-            tree.push(child);
-        }
+        tree.extend(parents.iter().filter(|(_, its_parent)| *its_parent == parent).map(|(child, _)| child));
         next += 1;
+    }
+    for &pid in &tree {
+        signal(pid, what);
     }
     tree
 }

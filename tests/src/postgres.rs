@@ -71,7 +71,20 @@ impl PrivatePostgres {
         or_fail(Self::try_start().await)
     }
 
+    /// As [`start`](Self::start), but every commit is on the disk before it is answered, as it is in production: for
+    /// benches.
+    ///
+    /// # Panics
+    /// It cannot be found or does not start.
+    pub async fn start_durable() -> Self {
+        or_fail(Self::try_start_with(true).await)
+    }
+
     pub(crate) async fn try_start() -> Result<Self, Error> {
+        Self::try_start_with(false).await
+    }
+
+    async fn try_start_with(durable: bool) -> Result<Self, Error> {
         let server = programs::POSTGRES_SERVER.find()?;
         let template = template().await?;
         let folder = folder("postgres")?;
@@ -86,8 +99,8 @@ impl PrivatePostgres {
                 "listen_addresses=127.0.0.1",
                 // A socket's path may be too long for the kernel in a deep temporary folder, and nobody uses it.
                 "unix_socket_directories=",
-                "fsync=off",
-                "full_page_writes=off",
+                if durable { "fsync=on" } else { "fsync=off" },
+                if durable { "full_page_writes=on" } else { "full_page_writes=off" },
                 "max_connections=300",
                 "shared_buffers=64MB",
                 "max_wal_size=256MB",
@@ -123,6 +136,14 @@ impl PrivatePostgres {
     /// The server does not answer.
     pub async fn database(&self) -> String {
         or_fail(fresh_database(&self.url()).await)
+    }
+
+    /// The server's version, such as `15.20`.
+    ///
+    /// # Panics
+    /// The server does not answer.
+    pub async fn version(&self) -> String {
+        or_fail(psql(&self.url(), "show server_version").await.map_err(Error::while_doing("asking for the version")))
     }
 
     /// The port, for a [`Proxy`](crate::Proxy) before it.

@@ -405,6 +405,15 @@ impl PrivateRabbit {
         or_fail(Vhost::create(&self.url(), &self.api_url()).await)
     }
 
+    /// The server's version, such as `3.10.8`.
+    ///
+    /// # Panics
+    /// The broker does not answer.
+    pub async fn version(&self) -> String {
+        let overview: Value = or_fail(async { Api::new(&self.api_url())?.get(&["overview"]).await }.await);
+        overview.get("rabbitmq_version").and_then(Value::as_str).unwrap_or("unknown").to_owned()
+    }
+
     /// The AMQP port, for a [`Proxy`](crate::Proxy) before it.
     #[must_use]
     pub fn port(&self) -> u16 {

@@ -86,6 +86,17 @@ impl PrivateRedis {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
+    /// The server's version, such as `7.0.15`.
+    ///
+    /// # Panics
+    /// The server does not answer.
+    pub async fn version(&self) -> String {
+        let info = ask(self.port, b"INFO server\r\n").await;
+        let info = or_fail(info.map_err(Error::while_doing("asking Redis for its version")));
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+        version.unwrap_or("unknown").trim().to_owned()
+    }
+
     /// The port, for a [`Proxy`](crate::Proxy) before it.
     #[must_use]
     pub fn port(&self) -> u16 {
@@ -132,16 +143,18 @@ impl PrivateRedis {
 
 /// `PING` over the wire; while the data is being loaded the answer is an error, which is "not yet".
 async fn ping(port: u16) -> Result<(), String> {
-    let answer = async {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-        stream.write_all(b"PING\r\n").await?;
-        let mut answer = [0; 64];
-        let read = stream.read(&mut answer).await?;
-        Ok::<_, std::io::Error>(String::from_utf8_lossy(answer.get(..read).unwrap_or_default()).into_owned())
-    };
-    match answer.await {
+    match ask(port, b"PING\r\n").await {
         Ok(answer) if answer.starts_with("+PONG") => Ok(()),
         Ok(answer) => Err(answer),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// The beginning of the answer to one command.
+async fn ask(port: u16, command: &[u8]) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.write_all(command).await?;
+    let mut answer = [0; 512];
+    let read = stream.read(&mut answer).await?;
+    Ok(String::from_utf8_lossy(answer.get(..read).unwrap_or_default()).into_owned())
 }

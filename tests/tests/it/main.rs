@@ -2,3 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+// Add your module here, and its file beside this one.
+mod broker_rabbitmq;
+mod compose;
+mod harness;
+mod ledger_postgres;
