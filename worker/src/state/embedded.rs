@@ -21,10 +21,7 @@ pub(crate) struct Embedded(Arc<EmbeddedState>);
 impl Embedded {
     /// Opens the file of a `sqlite://path` or `sqlite:path` address.
     pub(crate) async fn open(address: &Address) -> Result<Self, Failure> {
-        let text = address.expose();
-        let path = text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:")).unwrap_or(text);
-        let path = path.split('?').next().unwrap_or(path);
-        let state = EmbeddedState::open(Path::new(path)).await.map_err(|error| failure(&error.into()))?;
+        let state = EmbeddedState::open(path(address)).await.map_err(|error| failure(&error.into()))?;
         Ok(Self(Arc::new(state)))
     }
 
@@ -71,6 +68,13 @@ impl Embedded {
             Op::Expire { ttl_ms } => Reply::Done(state.expire(by, name, Duration::from_millis(*ttl_ms)).await?),
         })
     }
+}
+
+/// The file of an address.
+pub(super) fn path(address: &Address) -> &Path {
+    let text = address.expose();
+    let path = text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:")).unwrap_or(text);
+    Path::new(path.split('?').next().unwrap_or(path))
 }
 
 /// As with Redis, every error is worth another attempt.

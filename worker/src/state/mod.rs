@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: anything that could change the ledger's answer. Losing the state loses values, not invocations.
 
+mod check;
 pub(crate) mod embedded;
 pub(crate) mod redis;
 
@@ -15,6 +16,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use weft_process::secret::Address;
 use weft_schemas::{Fence, FunctionName, Key};
+
+pub use check::{CheckError, check_state};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -76,15 +79,28 @@ pub(crate) enum Reply {
     Done(bool),
 }
 
+/// What an address leads to.
+enum Kind {
+    Redis,
+    Embedded,
+}
+
+/// Chooses by the scheme: `redis://` (also `rediss`, `redis+unix`, `unix`) or `sqlite:`.
+fn kind(address: &Address) -> Option<Kind> {
+    match address.expose().split_once(':')?.0 {
+        "redis" | "rediss" | "redis+unix" | "unix" => Some(Kind::Redis),
+        "sqlite" => Some(Kind::Embedded),
+        _ => None,
+    }
+}
+
 impl Backend {
-    /// Chooses by the scheme: `redis://` (also `rediss`, `redis+unix`, `unix`) or `sqlite:`.
+    /// Opens what the address leads to. Redis is not connected before the first operation.
     pub(crate) async fn open(address: &Address) -> Result<Self, Failure> {
-        match address.expose().split_once(':').map(|(scheme, _)| scheme) {
-            Some("redis" | "rediss" | "redis+unix" | "unix") => {
-                redis::RedisState::new(address.clone()).map(Self::Redis)
-            }
-            Some("sqlite") => embedded::Embedded::open(address).await.map(Self::Embedded),
-            _ => Err(Failure::retry("State", format!("use the state: {address} is of no known kind"))),
+        match kind(address) {
+            Some(Kind::Redis) => redis::RedisState::new(address.clone()).map(Self::Redis),
+            Some(Kind::Embedded) => embedded::Embedded::open(address).await.map(Self::Embedded),
+            None => Err(Failure::retry("State", format!("use the state: {address} is of no known kind"))),
         }
     }
 }

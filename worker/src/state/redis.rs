@@ -4,18 +4,19 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{ErrorKind, RedisError, Script, ServerErrorKind, Value};
+use redis::{ErrorKind, RedisError, Script, Value};
 use weft_process::secret::Address;
 use weft_schemas::{Digest, FunctionName};
 
+use super::check::is_refusal;
 use super::{Op, Reply, Scope};
 use crate::failure::Failure;
 
 /// How long one command may take. A script here takes microseconds; more than this is an outage.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long one connect may take; there is one more try after it.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a fence is remembered after its claim first used the state: far longer than any attempt may run.
 const FENCE_TTL_MS: u64 = 48 * 3600 * 1000;
@@ -194,7 +195,7 @@ fn read(op: &Op, value: Value) -> Option<Reply> {
 fn failure(address: &Address, error: &RedisError) -> Failure {
     let kind = match error.kind() {
         ErrorKind::Io => "StateUnreachable",
-        ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::NoPerm) => "StateRefused",
+        _ if is_refusal(error) => "StateRefused",
         _ => "State",
     };
     Failure::retry(kind, format!("use the state at {address}: {error}"))

@@ -22,6 +22,15 @@ impl RedisServer {
         this
     }
 
+    /// From now on it asks for this password.
+    pub(super) async fn require_password(&self, password: &str) {
+        let client = redis::Client::open(self.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut set = redis::cmd("CONFIG");
+        set.arg(&["SET", "requirepass", password]);
+        set.query_async::<()>(&mut connection).await.unwrap();
+    }
+
     pub(super) fn url(&self) -> String {
         format!("redis+unix://{}", self.folder.path().join("socket").display())
     }

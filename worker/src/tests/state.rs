@@ -12,7 +12,7 @@ use super::redis_server::RedisServer;
 use super::{PATIENCE, invoke, start_frame};
 use crate::context::Context;
 use crate::services::Services;
-use crate::{Failure, State};
+use crate::{CheckError, Failure, State, check_state};
 
 /// The state as an attempt of `key` with `fence` sees it, in a process of its own.
 async fn attempt(start: &Start, key: &str, fence: i64) -> (Context, State) {
@@ -223,6 +223,32 @@ async fn an_absent_redis_is_a_retryable_failure_without_the_password() {
     let start = Start { state_url: "redis://user:s3cret@127.0.0.1:1".to_owned(), ..start_frame() };
     let failure = attempt(&start, "a", 1).await.1.set("v", &1).await.unwrap_err();
     assert!(!failure.message().contains("s3cret"), "{}", failure.message());
+}
+
+#[tokio::test]
+async fn a_check_tells_an_absent_from_a_refusing_from_an_unknown_state() {
+    let mut server = RedisServer::start().await;
+    check_state(&server.url()).await.unwrap();
+    server.require_password("s3cret").await;
+    assert!(matches!(check_state(&server.url()).await, Err(CheckError::Refused { .. })));
+    check_state(&format!("{}?pass=s3cret", server.url())).await.unwrap();
+    let wrong = check_state(&format!("{}?pass=wr0ng", server.url())).await.unwrap_err();
+    assert!(matches!(wrong, CheckError::Refused { .. }), "{wrong:?}");
+    let state_url = format!("{}?pass=wr0ng", server.url());
+    let (_, state) = attempt(&Start { state_url, ..start_frame() }, "a", 1).await;
+    let refused = state.set("v", &1).await.unwrap_err();
+    assert_eq!(refused.kind(), "StateRefused", "{}", refused.message());
+    server.stop().await;
+    assert!(matches!(check_state(&server.url()).await, Err(CheckError::Unavailable { .. })));
+    for unknown in ["memcached://s3cret@host", "s3cret", "redis://:s3cret@host:port"] {
+        let error = check_state(unknown).await.unwrap_err();
+        assert!(matches!(error, CheckError::Address { .. }), "{unknown}: {error:?}");
+        assert!(!weft_process::report::chain(&error).contains("s3cret"), "{error}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    check_state(&format!("sqlite://{}", folder.path().join("new.db").display())).await.unwrap();
+    let nowhere = check_state(&format!("sqlite://{}/no/such/folder.db", folder.path().display())).await;
+    assert!(matches!(nowhere, Err(CheckError::Unavailable { .. })), "{nowhere:?}");
 }
 
 #[tokio::test]
