@@ -4,6 +4,5 @@
 
 // Add your module here, and its file beside this one.
 mod broker_rabbitmq;
-mod compose;
 mod harness;
 mod ledger_postgres;
