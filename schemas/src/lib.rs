@@ -8,6 +8,7 @@ pub mod dead_letter;
 pub mod event;
 pub mod frame;
 pub mod json_schema;
+pub mod line;
 pub mod manifest;
 pub mod message;
 pub mod name;

@@ -98,33 +98,6 @@ fn decoder_and_schema_judge_the_messages_as_the_model_does() {
 }
 
 #[test]
-fn the_three_modes_carry_the_same_event() {
-    let line = |mode: &str| {
-        let text = format!(r#"{{"mode":"{mode}","type":"t.u","id":"1","source":"/s","data":{{"a":"ä"}}}}"#);
-        Event::decode(&Entry::parse(&text, 1).unwrap().to_message("x")).unwrap()
-    };
-    let (binary, structured, plain) = (line("binary"), line("structured"), line("plain"));
-    assert_eq!(binary, structured);
-    assert_eq!((plain.id.as_str(), plain.kind.as_str(), &plain.data), ("1", "t.u", &binary.data));
-    assert_eq!(plain.digest(), binary.digest());
-}
-
-#[test]
-fn a_line_that_says_too_much_or_too_little_is_refused() {
-    for line in [
-        "",
-        "[]",
-        r#"{"mode":"plain","type":"t"}"#,
-        r#"{"mode":"plain","type":"t","data":1,"raw":"x"}"#,
-        r#"{"mode":"plain","type":"t","data":1,"date":"x"}"#,
-        r#"{"mode":"odd","type":"t","data":1}"#,
-        r#"{"specversion":"1.0","id":"1"}"#,
-    ] {
-        assert!(Entry::parse(line, 1).is_err(), "{line}");
-    }
-}
-
-#[test]
 fn every_expected_counter_is_one_that_the_judge_reads() {
     let names = counter_names();
     for name in Expected::committed().unwrap().counters.keys() {
