@@ -1,0 +1,274 @@
+//! From an event to its handler, one event at a time: with a worker to start for each (cold), and with one that waits (warm).
+
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinHandle;
+use weft_dispatcher::Dispatcher;
+use weft_dispatcher::broker::Broker;
+use weft_dispatcher::status::{FunctionStats, Stats};
+use weft_ledger::{ClaimRequest, InvocationQuery, NodeSession, Verdict};
+use weft_process::report::Report;
+use weft_process::shutdown::Shutdown;
+use weft_schemas::{Digest, FunctionName, Key, NodeName};
+
+use crate::child::{self, Entered};
+use crate::clock::{micros_between, now_ns};
+use crate::fault::{Fault, Result, ensure};
+use crate::numbers::Percentiles;
+use crate::stage::{Servers, Shape, Stage, id, own_program};
+use crate::stamped::Stamped;
+
+/// The longest that all samples of one kind may take.
+const LIMIT: Duration = Duration::from_secs(300);
+/// The longest that one event may take.
+const EVENT_LIMIT: Duration = Duration::from_secs(20);
+/// Warm samples for each cold one.
+const WARM_FACTOR: u32 = 10;
+/// About what an `Invoke` frame of the bench's event has.
+const MESSAGE_BYTES: usize = 600;
+
+/// One kind of start against its floor, in microseconds.
+#[derive(Debug, Serialize)]
+pub struct Latency {
+    pub floor_us: Percentiles,
+    /// From the delivery's arrival in this process to the handler's first line.
+    pub received_to_entered_us: Percentiles,
+    /// From before the publish to the handler's first line: the broker's part too.
+    pub published_to_entered_us: Percentiles,
+    /// Received to entered over the floor, p50.
+    pub ratio_p50: f64,
+    pub ratio_p99: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Latencies {
+    pub cold: Latency,
+    pub warm: Latency,
+}
+
+pub async fn run(servers: &Servers, samples: u32) -> Result<Latencies> {
+    let limited = |name, future| async move {
+        tokio::time::timeout(LIMIT, future)
+            .await
+            .map_err(|_| Fault(format!("the {name} samples were not done within {LIMIT:?}")))?
+    };
+    eprintln!("cold: {samples} samples of each side");
+    let cold = limited("cold", either(cold(servers, samples))).await?;
+    let samples = samples.saturating_mul(WARM_FACTOR);
+    eprintln!("warm: {samples} samples of each side");
+    let warm = limited("warm", either(warm(servers, samples))).await?;
+    Ok(Latencies { cold, warm })
+}
+
+/// Two different futures of one type.
+fn either<'a>(
+    future: impl Future<Output = Result<Latency>> + 'a,
+) -> std::pin::Pin<Box<dyn Future<Output = Result<Latency>> + 'a>> {
+    Box::pin(future)
+}
+
+async fn cold(servers: &Servers, samples: u32) -> Result<Latency> {
+    let running = Running::start(servers, "0s").await?;
+    let mut sampled = Samples::default();
+    for number in 0..samples {
+        let floor = tokio::task::spawn_blocking(start_and_answer).await??;
+        running.until("no worker is left", |_, stats| stats.workers() == 0).await?;
+        sampled.add(floor, running.event(number).await?);
+    }
+    let cold_starts = running.numbers.cold_starts.load(Ordering::Relaxed);
+    running.stop().await?;
+    ensure(cold_starts == u64::from(samples), || format!("{cold_starts} of {samples} events waited for a worker"))?;
+    Ok(sampled.into())
+}
+
+async fn warm(servers: &Servers, samples: u32) -> Result<Latency> {
+    let running = Running::start(servers, "5m").await?;
+    // Starts the worker, and the connections of both sides.
+    running.event(0).await?;
+    let mut floor = WarmFloor::start(&running.stage).await?;
+    floor.sample(0).await?;
+    let mut sampled = Samples::default();
+    for number in 1..=samples {
+        sampled.add(floor.sample(number).await?, running.event(number).await?);
+    }
+    let cold_starts = running.numbers.cold_starts.load(Ordering::Relaxed);
+    floor.session.leave().await?;
+    running.stop().await?;
+    ensure(cold_starts == 1, || format!("{cold_starts} events waited for a worker instead of the first alone"))?;
+    Ok(sampled.into())
+}
+
+#[derive(Default)]
+struct Samples {
+    floor: Vec<f64>,
+    events: Vec<Way>,
+}
+
+/// How long one event was under way, in microseconds.
+struct Way {
+    received_to_entered: f64,
+    published_to_entered: f64,
+}
+
+impl Samples {
+    fn add(&mut self, floor: f64, way: Way) {
+        self.floor.push(floor);
+        self.events.push(way);
+    }
+}
+
+impl From<Samples> for Latency {
+    fn from(samples: Samples) -> Self {
+        let floor_us = Percentiles::of(samples.floor);
+        let received = Percentiles::of(samples.events.iter().map(|way| way.received_to_entered));
+        Self {
+            floor_us,
+            received_to_entered_us: received,
+            published_to_entered_us: Percentiles::of(samples.events.iter().map(|way| way.published_to_entered)),
+            ratio_p50: received.p50 / floor_us.p50,
+            ratio_p99: received.p99 / floor_us.p99,
+        }
+    }
+}
+
+/// The cold floor: starts a program that does nothing but answer one message, and waits for the answer.
+fn start_and_answer() -> Result<f64> {
+    use std::io::{Read, Write};
+    let program = own_program()?;
+    let started = now_ns();
+    let (mut ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let mut child = Command::new(program)
+        .arg(child::EMPTY)
+        .env_clear()
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    ours.write_all(&[1])?;
+    let mut answer = [0];
+    ours.read_exact(&mut answer)?;
+    let took = micros_between(started, now_ns());
+    let status = child.wait()?;
+    ensure(status.success(), || format!("the empty program ended with {status}"))?;
+    Ok(took)
+}
+
+/// The warm floor: one claim, and one message to a process that waits, with its answer.
+struct WarmFloor {
+    ledger: Arc<dyn weft_ledger::Ledger>,
+    session: Box<dyn NodeSession>,
+    function: FunctionName,
+    link: tokio::net::UnixStream,
+    /// Ends when `link` is dropped.
+    _program: tokio::process::Child,
+}
+
+impl WarmFloor {
+    async fn start(stage: &Stage) -> Result<Self> {
+        let session = stage.ledger.enter(&NodeName::new("floor")?, LIMIT).await?;
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let program = tokio::process::Command::new(own_program()?)
+            .arg(child::ECHO)
+            .env_clear()
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .kill_on_drop(true)
+            .spawn()?;
+        Ok(Self {
+            ledger: Arc::clone(&stage.ledger),
+            session,
+            function: FunctionName::new("floor")?,
+            link: tokio::net::UnixStream::from_std(ours)?,
+            _program: program,
+        })
+    }
+
+    async fn sample(&mut self, number: u32) -> Result<f64> {
+        let request = ClaimRequest { key: Key::new(id(number))?, digest: Digest::of(&[b"floor"]), resume: None };
+        let started = now_ns();
+        let verdicts = self.ledger.claim(self.session.owner(), &self.function, &[request]).await?;
+        let mut message = [0; MESSAGE_BYTES];
+        self.link.write_all(&message).await?;
+        self.link.read_exact(&mut message).await?;
+        let took = micros_between(started, now_ns());
+        ensure(matches!(verdicts[..], [Verdict::Run(_)]), || format!("a fresh key was answered with {verdicts:?}"))?;
+        Ok(took)
+    }
+}
+
+/// A dispatcher that runs on a stage of its own.
+struct Running {
+    stage: Stage,
+    broker: Arc<Stamped>,
+    numbers: Arc<FunctionStats>,
+    stats: Stats,
+    shutdown: Shutdown,
+    task: JoinHandle<std::result::Result<(), Report>>,
+}
+
+impl Running {
+    async fn start(servers: &Servers, keep_alive: &'static str) -> Result<Self> {
+        let stage = Stage::fresh(servers, Shape { slots: 1, workers: 1, keep_alive }).await?;
+        let broker = Arc::new(Stamped::new(Arc::clone(&stage.broker)));
+        let dispatcher = Dispatcher::prepare(stage.config(Arc::clone(&broker) as Arc<dyn Broker>)?).await?;
+        let stats = dispatcher.stats();
+        let numbers = stats
+            .functions()
+            .get(&stage.function)
+            .cloned()
+            .ok_or_else(|| Fault("the dispatcher does not know its function".to_owned()))?;
+        let shutdown = Shutdown::manual();
+        let task = tokio::spawn(dispatcher.run(shutdown.clone()));
+        Ok(Self { stage, broker, numbers, stats, shutdown, task })
+    }
+
+    /// Publishes event `number`, waits until it is settled, and reads from the ledger when its handler was entered.
+    async fn event(&self, number: u32) -> Result<Way> {
+        let succeeded = self.numbers.succeeded.load(Ordering::Relaxed);
+        let published_ns = now_ns();
+        self.stage.publish(number, number + 1).await?;
+        self.until("the event is settled", |numbers, _| numbers.succeeded.load(Ordering::Relaxed) > succeeded).await?;
+        let received_ns = self.broker.received_ns();
+        let key = Key::new(format!("/weft/bench {}", id(number)))?;
+        let query = InvocationQuery {
+            function: Some(self.stage.function.clone()),
+            key: Some(key),
+            ..InvocationQuery::default()
+        };
+        let records = self.stage.ledger.invocations(&query).await?;
+        let result = records
+            .first()
+            .and_then(|record| record.result.as_deref())
+            .ok_or_else(|| Fault(format!("the ledger holds no result of {}", id(number))))?;
+        let Entered { entered_ns } = serde_json::from_str(result)?;
+        ensure(published_ns < received_ns && received_ns < entered_ns, || {
+            format!("times out of order: published {published_ns}, received {received_ns}, entered {entered_ns}")
+        })?;
+        Ok(Way {
+            received_to_entered: micros_between(received_ns, entered_ns),
+            published_to_entered: micros_between(published_ns, entered_ns),
+        })
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&FunctionStats, &Stats) -> bool) -> Result<()> {
+        let end = Instant::now() + EVENT_LIMIT;
+        while !holds(&self.numbers, &self.stats) {
+            ensure(!self.task.is_finished(), || format!("the dispatcher ended while waiting until {what}"))?;
+            ensure(Instant::now() < end, || format!("waited in vain until {what}"))?;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    async fn stop(self) -> Result<()> {
+        self.shutdown.drain.cancel();
+        self.task.await??;
+        Ok(())
+    }
+}
