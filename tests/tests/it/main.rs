@@ -4,5 +4,6 @@
 
 // Add your module here, and its file beside this one.
 mod broker_rabbitmq;
+mod compose;
 mod harness;
 mod ledger_postgres;
