@@ -168,7 +168,7 @@ pub struct Publish {
     pub id: Option<String>,
     #[arg(long, default_value = "/weft/publish")]
     pub source: String,
-    /// Publish every line of an NDJSON file (`-`: standard input): one structured CloudEvent a line
+    /// Publish every line of an NDJSON file (`-`: standard input): a CloudEvent, or a message by its parts
     #[arg(long, short = 'f', value_name = "FILE", conflicts_with = "kind")]
     pub file: Option<PathBuf>,
     /// How many copies of the event, each with an id of its own

@@ -42,6 +42,10 @@ pub enum ToDispatcher {
         /// transaction has written them already).
         #[serde(default)]
         emits: Vec<Event>,
+        /// When the handler was entered: microseconds of the machine's monotonic clock, which all its processes share.
+        /// Absent when no handler was.
+        #[serde(default)]
+        entered_us: Option<u64>,
     },
     /// Finished spans: one OTLP `ExportTraceServiceRequest` in protobuf, for the dispatcher to forward.
     Spans(Bytes),

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +25,24 @@ pub(crate) const GRACE: Duration = Duration::from_millis(250);
 
 /// What goes to the dispatcher.
 pub(crate) type Finished = (Outcome, Vec<Event>);
+
+/// When a handler was entered, on the clock that all processes of the machine share.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Entered(Arc<OnceLock<u64>>);
+
+impl Entered {
+    fn now(&self) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let micros = Duration::try_from(now).map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(0));
+        // A handler is entered once.
+        let _ = self.0.set(micros);
+    }
+
+    /// Microseconds; `None` when the handler was never entered.
+    pub(crate) fn get(&self) -> Option<u64> {
+        self.0.get().copied()
+    }
+}
 
 /// Why a handler was told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,9 +73,11 @@ pub(crate) async fn run(
     ctx: Context,
     lost: CancellationToken,
     spans: &AttemptSpans,
+    entered: &Entered,
 ) -> Finished {
-    let in_task = ctx.clone();
+    let (in_task, entered) = (ctx.clone(), entered.clone());
     let run = async move {
+        entered.now();
         match AssertUnwindSafe(async { handler(in_task).await }).catch_unwind().await {
             Ok(Ok(result)) => Answer::Result(result),
             Ok(Err(failure)) => Answer::Failure(failure),

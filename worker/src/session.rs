@@ -150,7 +150,7 @@ impl Session {
         }
         let (outgoing, handlers) = (self.outgoing.clone(), self.handlers.clone());
         let handle = if self.draining {
-            self.attempts.spawn(async move { answer(&outgoing, id, Outcome::Drained, Vec::new()).await })
+            self.attempts.spawn(async move { answer(&outgoing, id, Outcome::Drained, Vec::new(), None).await })
         } else if let Some(handler) = self.registry.get(&invoke.handler) {
             let lost = CancellationToken::new();
             self.running.insert(id, lost.clone());
@@ -158,26 +158,33 @@ impl Session {
             self.used = true;
             let ctx = Context::new(self.services.clone(), invoke, received);
             let run = async move {
-                let (outcome, emits) = attempt::run(&handlers, handler, ctx, lost, &spans).await;
-                spans.wrap(answer(&outgoing, id, outcome, emits)).await;
+                let entered = attempt::Entered::default();
+                let (outcome, emits) = attempt::run(&handlers, handler, ctx, lost, &spans, &entered).await;
+                spans.wrap(answer(&outgoing, id, outcome, emits, entered.get())).await;
             };
             self.attempts.spawn(run)
         } else {
             let text = format!("the program registers no handler {:?}", invoke.handler);
             let outcome = Failure::terminal("UnknownHandler", text).into_outcome();
-            self.attempts.spawn(async move { answer(&outgoing, id, outcome, Vec::new()).await })
+            self.attempts.spawn(async move { answer(&outgoing, id, outcome, Vec::new(), None).await })
         };
         self.by_task.insert(handle.id(), id);
     }
 }
 
 /// Sends an outcome. Waits for room on the link in the attempt's own task, so that the loop goes on reading.
-async fn answer(outgoing: &Outgoing, id: InvocationId, outcome: Outcome, emits: Vec<weft_schemas::Event>) {
-    if let Err(problem) = outgoing.send(&ToDispatcher::Outcome { id, outcome, emits }).await {
+async fn answer(
+    outgoing: &Outgoing,
+    id: InvocationId,
+    outcome: Outcome,
+    emits: Vec<weft_schemas::Event>,
+    entered_us: Option<u64>,
+) {
+    if let Err(problem) = outgoing.send(&ToDispatcher::Outcome { id, outcome, emits, entered_us }).await {
         let problem = chain(&problem);
         error!(error = problem, "outcome does not fit the link");
         let outcome = Outcome::Failed { error: ErrorInfo::new("OutcomeNotSendable", problem) };
         // This one is a few hundred bytes.
-        let _ = outgoing.send(&ToDispatcher::Outcome { id, outcome, emits: Vec::new() }).await;
+        let _ = outgoing.send(&ToDispatcher::Outcome { id, outcome, emits: Vec::new(), entered_us }).await;
     }
 }

@@ -17,8 +17,10 @@ use weft_process::telemetry::{self, Export, Telemetry};
 use crate::args::{Command, Log, LogFormat, Weft};
 
 /// How much a command logs when nobody says.
-const QUIET: &str = "warn";
-const INFO: &str = "info,lapin=error,sqlx=error";
+const QUIET: &str = "warn,lapin=off,sqlx=error";
+const INFO: &str = "info,lapin=off,sqlx=error";
+/// The demo has trouble on purpose, and tells of it in its summary.
+const ERRORS: &str = "error,lapin=off";
 
 /// Runs a command on a runtime of its own.
 pub fn run(weft: Weft) -> Result<Exit, Report> {
@@ -33,9 +35,13 @@ pub fn run(weft: Weft) -> Result<Exit, Report> {
         .enable_all()
         .build()
         .map_err(|error| Report::new(Code::Unexpected, format!("failed to start the runtime: {error}")))?;
-    let logs_matter = matches!(weft.command, Command::Run(_) | Command::Dev(_));
+    let filter = match weft.command {
+        Command::Run(_) | Command::Dev(_) => INFO,
+        Command::Demo(_) => ERRORS,
+        _ => QUIET,
+    };
     let export = Export::from_env(weft.log.otlp.as_deref());
-    let telemetry = start_telemetry(&weft.log, if logs_matter { INFO } else { QUIET }, export.clone())?;
+    let telemetry = start_telemetry(&weft.log, filter, export.clone())?;
     let result = runtime.block_on(async {
         match weft.command {
             Command::Demo(demo) => demo::run(demo, export).await,

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use weft_dispatcher::broker::{Broker, Names, PublishError};
-use weft_process::report::{Code, Exit, Report};
+use weft_process::report::{Code, Exit, Report, chain};
 use weft_process::telemetry::{self, spans};
+use weft_schemas::line::Line;
 use weft_schemas::{Event, Message, TraceContext};
 
 use crate::args;
@@ -187,10 +188,17 @@ fn lines(path: &Path, exchange: String) -> Result<Box<dyn Iterator<Item = Result
             Ok(line) => line,
             Err(error) => return Some(Err(file(&path, &error))),
         };
-        let event = Event::from_structured_json(line.as_bytes()).map_err(|error| {
-            Report::new(Code::InputFile, format!("failed to read {}:{}: {error}", path.display(), index + 1))
-        });
-        Some(event.map(|event| event.to_message(&exchange, &event.kind)))
+        let message = match Line::parse(&line, index + 1) {
+            // A bare event is checked here, so that a slip shows before it is published.
+            Ok(Line::Event(_)) => Event::from_structured_json(line.as_bytes())
+                .map(|event| event.to_message(&exchange, &event.kind))
+                .map_err(|error| error.to_string()),
+            Ok(described) => Ok(described.to_message(&exchange)),
+            Err(error) => Err(chain(&error)),
+        };
+        Some(message.map_err(|problem| {
+            Report::new(Code::InputFile, format!("failed to read {}:{}: {problem}", path.display(), index + 1))
+        }))
     });
     Ok(Box::new(messages))
 }

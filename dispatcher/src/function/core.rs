@@ -34,7 +34,17 @@ use crate::status::FunctionStats;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Now {
     pub mono: Instant,
+    /// The clock that all processes of the machine share, in microseconds.
+    pub shared_us: u64,
     pub wall: Timestamp,
+}
+
+impl Now {
+    pub(crate) fn read() -> Self {
+        let shared = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let shared_us = Duration::try_from(shared).map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(0));
+        Self { mono: Instant::now(), shared_us, wall: Timestamp::now() }
+    }
 }
 
 /// Something that happened.
@@ -106,7 +116,11 @@ pub(crate) struct Invocation {
     pub phase: Phase,
     /// The fence that the claim under way carries; a retry that joins later may bring a better one.
     pub asked: Option<Fence>,
-    pub received: Instant,
+    /// On the clock that the machine's processes share, in microseconds.
+    pub received_us: u64,
+    /// It came from a publisher, neither as a retry of ours nor as a redelivery, and no verdict has counted it yet: if
+    /// the ledger knows its key already, it is a duplicate.
+    pub fresh: bool,
     /// The event's span in this dispatcher, and the one for the step it is in.
     pub span: Span,
     pub step: Span,
@@ -117,10 +131,10 @@ pub(crate) enum Phase {
     Claiming,
     /// Another owner holds it; asks again at a timer.
     Parked,
-    /// Claimed, waiting for a slot. `cold`: no slot was free when it came.
+    /// Claimed, waiting for a slot. `waited`: none was free when it came.
     Ready {
         claim: Claim,
-        cold: bool,
+        waited: bool,
     },
     Running(Box<Running>),
     /// Its settle is queued or under way.
@@ -135,8 +149,18 @@ pub(crate) struct Running {
     pub claim: Claim,
     pub id: InvocationId,
     pub worker: WorkerId,
+    /// What its time from receive to the handler's entry is a sample of; `None`: it waited for a busy slot, and that
+    /// says how busy the function was.
+    pub sample: Option<Sampled>,
     /// Our right was lost while it ran: whatever it answers, ask the ledger.
     pub superseded: bool,
+}
+
+/// Which distribution an attempt's way to its handler belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sampled {
+    Cold,
+    Warm,
 }
 
 /// What a settle that succeeds leads to.
@@ -155,6 +179,8 @@ pub(crate) struct WorkerState {
     pub running: BTreeMap<InvocationId, Key>,
     /// It runs something that must not have neighbours.
     pub alone: bool,
+    /// It has not answered anything yet: what it runs has waited for its start.
+    pub fresh: bool,
     /// Killed by us for this invocation, which did not stop at its deadline.
     pub killed_for: Option<InvocationId>,
     /// Killed by us for no invocation's fault.
@@ -351,7 +377,7 @@ impl Core {
     pub(super) fn forget(&mut self, key: &Key, now: Now) -> Vec<DeliveryId> {
         let Some(invocation) = self.invocations.remove(key) else { return Vec::new() };
         for (delivery, admitted) in invocation.rivals {
-            self.accept(delivery, admitted, now);
+            self.accept(delivery, admitted, false, now);
         }
         invocation.deliveries
     }

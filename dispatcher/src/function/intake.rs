@@ -26,7 +26,7 @@ impl Core {
             match self.admission.admit(delivery.message, now.wall) {
                 Ok(admitted) => {
                     self.count_duplicate(&admitted, redelivered);
-                    self.accept(delivery.id, admitted, now);
+                    self.accept(delivery.id, admitted, redelivered, now);
                 }
                 Err(refusal) => self.refuse(delivery.id, *refusal, now),
             }
@@ -42,7 +42,7 @@ impl Core {
         }
     }
 
-    pub(super) fn accept(&mut self, delivery: DeliveryId, admitted: Admitted, now: Now) {
+    pub(super) fn accept(&mut self, delivery: DeliveryId, admitted: Admitted, redelivered: bool, now: Now) {
         let Some(known) = self.invocations.get_mut(&admitted.key) else {
             let span = spans::process(&self.queue, &self.function.name, &admitted);
             let step = spans::claim(&span);
@@ -52,7 +52,8 @@ impl Core {
                 rivals: Vec::new(),
                 phase: Phase::Claiming,
                 asked: None,
-                received: now.mono,
+                received_us: now.shared_us,
+                fresh: !redelivered && admitted.resume.is_none(),
                 span,
                 step,
                 admitted,
@@ -165,13 +166,15 @@ impl Core {
     fn on_verdict(&mut self, key: &Key, verdict: Verdict, known: &mut u64, acks: &mut Vec<DeliveryId>, now: Now) {
         let Some(invocation) = self.invocations.get_mut(key) else { return };
         spans::verdict(&invocation.step, &invocation.span, &verdict);
-        let outside = invocation.admitted.resume.is_none();
+        let fresh = std::mem::take(&mut invocation.fresh);
         match verdict {
             Verdict::Run(claim) => {
+                // A retry that was due, won by a duplicate of its event.
+                *known += u64::from(fresh && claim.attempt.0 > 1);
                 // The claim proves that the ledger knows this payload, so rivals are mismatches now.
                 let rivals = std::mem::take(&mut invocation.rivals);
                 invocation.step = spans::wait(&invocation.span);
-                invocation.phase = Phase::Ready { claim, cold: false };
+                invocation.phase = Phase::Ready { claim, waited: false };
                 let alone = claim.crashes > 0;
                 let queue = if alone { &mut self.ready_alone } else { &mut self.ready };
                 queue.push_back(key.clone());
@@ -182,12 +185,16 @@ impl Core {
                     self.release(key);
                 }
             }
-            Verdict::Deferred { .. } if invocation.admitted.resume != invocation.asked => self.claim_again(key),
+            Verdict::Deferred { .. } if invocation.admitted.resume != invocation.asked => {
+                *known += u64::from(fresh);
+                self.claim_again(key);
+            }
             Verdict::Replay { .. } | Verdict::Deferred { .. } | Verdict::Dead => {
-                *known += u64::from(outside);
+                *known += u64::from(fresh);
                 acks.extend(self.forget(key, now));
             }
             Verdict::Busy { retry_in } => {
+                invocation.fresh = fresh;
                 invocation.phase = Phase::Parked;
                 let wait =
                     retry_in.clamp(Duration::from_millis(20), BUSY_AT_MOST).mul_f64(0.9 + 0.2 * self.random.f64());
@@ -199,7 +206,7 @@ impl Core {
                     self.mismatch(delivery, &invocation.admitted, now);
                 }
                 for (delivery, rival) in invocation.rivals {
-                    self.accept(delivery, rival, now);
+                    self.accept(delivery, rival, false, now);
                 }
             }
         }

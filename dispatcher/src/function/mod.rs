@@ -8,9 +8,9 @@ mod intake;
 mod placing;
 mod settling;
 mod stopping;
+pub(crate) mod task;
 #[cfg(test)]
 mod tests;
-pub(crate) mod task;
 mod timer;
 
 /// The most events in one statement of the ledger.

@@ -6,7 +6,7 @@ use weft_ledger::Claim;
 use weft_schemas::frame::{InvocationId, Invoke};
 use weft_schemas::{ErrorInfo, Key, Outcome};
 
-use super::core::{Action, Core, Now, Phase, Running, WorkerPhase, WorkerState};
+use super::core::{Action, Core, Now, Phase, Running, Sampled, WorkerPhase, WorkerState};
 use super::timer::{Timer, What};
 use crate::link::{Ending, FromWorker, WorkerId};
 use crate::scale::{self, Why};
@@ -48,8 +48,14 @@ impl Core {
 
     fn start_attempt(&mut self, key: &Key, worker: WorkerId, alone: bool, now: Now) {
         let Some(invocation) = self.invocations.get_mut(key) else { return };
-        let Phase::Ready { claim, cold } = invocation.phase else { return };
+        let Phase::Ready { claim, waited } = invocation.phase else { return };
         let Some(state) = self.workers.get_mut(&worker) else { return };
+        let cold = waited && state.fresh;
+        let sample = match (cold, waited) {
+            (true, _) => Some(Sampled::Cold),
+            (false, false) => Some(Sampled::Warm),
+            (false, true) => None,
+        };
         let id = InvocationId(self.next_invocation);
         self.next_invocation += 1;
         state.running.insert(id, key.clone());
@@ -67,13 +73,12 @@ impl Core {
             event: invocation.admitted.event.clone(),
             trace: spans::context(&invocation.step),
         };
-        invocation.phase = Phase::Running(Box::new(Running { claim, id, worker, superseded: false }));
+        invocation.phase = Phase::Running(Box::new(Running { claim, id, worker, sample, superseded: false }));
         self.timers.push(Timer::new(now.mono + self.function.timeout + OVERDUE, What::Overdue(worker, id)));
         self.stats.add(&self.stats.attempts);
         if cold {
             self.stats.add(&self.stats.cold_starts);
         }
-        self.stats.sample(cold, now.mono.saturating_duration_since(invocation.received));
         self.actions.push(Action::Invoke(worker, Box::new(invoke)));
     }
 
@@ -102,13 +107,13 @@ impl Core {
         for _ in signals.workers..decision.workers {
             self.launch(now);
         }
-        // Whatever is still without a slot waits for a worker: that is a cold start, and a throttle at the cap.
+        // Whatever is still without a slot waits for a worker to start, or for a slot at the cap: that is a throttle.
         for key in self.ready.iter().chain(&self.ready_alone) {
             if let Some(invocation) = self.invocations.get_mut(key)
-                && let Phase::Ready { cold, .. } = &mut invocation.phase
-                && !*cold
+                && let Phase::Ready { waited, .. } = &mut invocation.phase
+                && !*waited
             {
-                *cold = true;
+                *waited = true;
                 invocation.step = spans::cold_start(&invocation.step, &self.function.name, decision.why.as_str());
                 if decision.why == Why::Capped {
                     self.stats.add(&self.stats.throttles);
@@ -124,6 +129,7 @@ impl Core {
             phase: WorkerPhase::Starting,
             running: std::collections::BTreeMap::new(),
             alone: false,
+            fresh: true,
             killed_for: None,
             killed: false,
             idle_since: now.mono,
@@ -135,16 +141,29 @@ impl Core {
     pub(super) fn on_worker(&mut self, id: WorkerId, from: FromWorker, now: Now) {
         match from {
             FromWorker::Ready { handlers, init } => self.on_ready(id, &handlers, init, now),
-            FromWorker::Outcome { id: invocation, outcome, emits } => {
+            FromWorker::Outcome { id: invocation, outcome, emits, entered_us } => {
                 let Some(worker) = self.workers.get_mut(&id) else { return };
                 let Some(key) = worker.running.remove(&invocation) else { return };
+                worker.fresh = false;
                 if worker.running.is_empty() {
                     self.fell_idle(id, now);
                 }
+                self.sample(&key, entered_us);
                 self.on_outcome(&key, outcome, emits, now);
             }
             FromWorker::Spans(spans) => self.actions.push(Action::ForwardSpans(spans)),
             FromWorker::Gone(ending) => self.on_gone(id, &ending, now),
+        }
+    }
+
+    /// Takes the time from the receive of an event to its handler's entry.
+    fn sample(&self, key: &Key, entered_us: Option<u64>) {
+        if let (Some(invocation), Some(entered_us)) = (self.invocations.get(key), entered_us)
+            && let Phase::Running(running) = &invocation.phase
+            && let Some(sampled) = running.sample
+        {
+            let took = Duration::from_micros(entered_us.saturating_sub(invocation.received_us));
+            self.stats.sample(sampled == Sampled::Cold, took);
         }
     }
 

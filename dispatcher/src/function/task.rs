@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use weft_ledger::{Ledger, Owner};
@@ -86,7 +85,7 @@ pub(crate) async fn run(mut core: Core, around: Surroundings) {
                 () = at(timer) => Input::Tick,
             }
         };
-        let now = Now { mono: Instant::now(), wall: Timestamp::now() };
+        let now = Now::read();
         if give_up.is_some_and(|limit| limit <= now.mono) {
             tracing::warn!("drain given up, what is left is taken over by the next start");
             hands.kill_all();

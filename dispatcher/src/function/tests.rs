@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -38,7 +38,7 @@ fn bench(slots: u32, workers: u32) -> Bench {
     let bounds = Bounds { workers, provisioned_workers: 0, drain: Duration::from_secs(5) };
     let admission = Admission::new(Arc::clone(&function)).unwrap();
     let core = Core::new(function, "weft", admission, bounds, Arc::clone(&stats));
-    let now = Now { mono: Instant::now(), wall: Timestamp::now() };
+    let now = Now::read();
     let mut bench = Bench { core, now, stats, tag: 0 };
     bench.handle(Input::Owner(Some(Owner { node: NodeName::new("n").unwrap(), incarnation: 1 })));
     bench
@@ -97,7 +97,10 @@ impl Bench {
     }
 
     fn outcome(&mut self, worker: WorkerId, invoke: &Invoke, outcome: Outcome) -> Vec<Action> {
-        self.handle(Input::Worker(worker, FromWorker::Outcome { id: invoke.id, outcome, emits: Vec::new() }))
+        self.handle(Input::Worker(
+            worker,
+            FromWorker::Outcome { id: invoke.id, outcome, emits: Vec::new(), entered_us: None },
+        ))
     }
 
     fn gone(&mut self, worker: WorkerId, ready: bool) -> Vec<Action> {

@@ -60,7 +60,13 @@ pub enum FromWorker {
         init: Duration,
     },
     /// What an attempt came to. The id is as the worker sent it: the receiver ignores one that it does not know.
-    Outcome { id: InvocationId, outcome: Outcome, emits: Vec<Event> },
+    Outcome {
+        id: InvocationId,
+        outcome: Outcome,
+        emits: Vec<Event>,
+        /// As in [`weft_schemas::frame::ToDispatcher::Outcome`]. What a worker claims, not what was measured here.
+        entered_us: Option<u64>,
+    },
     /// Finished spans, as in [`weft_schemas::frame::ToDispatcher::Spans`].
     Spans(Bytes),
     /// The process and its descendants are gone (or never were), and so is its temporary folder. Every outcome that

@@ -64,7 +64,9 @@ pub(super) async fn read(
                         FromWorker::Ready { handlers, init: launched.elapsed() }
                     }
                     ToDispatcher::StartFailed { message } => break End::StartFailed(message),
-                    ToDispatcher::Outcome { id, outcome, emits } => FromWorker::Outcome { id, outcome, emits },
+                    ToDispatcher::Outcome { id, outcome, emits, entered_us } => {
+                        FromWorker::Outcome { id, outcome, emits, entered_us }
+                    }
                     ToDispatcher::Spans(spans) => FromWorker::Spans(spans),
                 };
                 if events.send((id, said)).await.is_err() {
@@ -125,7 +127,7 @@ pub(super) async fn write(
                 && let ToWorker::Invoke(invoke) = frame
             {
                 let outcome = Outcome::Failed { error: ErrorInfo::new("FrameTooLarge", report::chain(&why)) };
-                let refused = FromWorker::Outcome { id: invoke.id, outcome, emits: Vec::new() };
+                let refused = FromWorker::Outcome { id: invoke.id, outcome, emits: Vec::new(), entered_us: None };
                 if events.send((id, refused)).await.is_err() {
                     return;
                 }

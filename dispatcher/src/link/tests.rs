@@ -46,9 +46,12 @@ fn worker_main() {
                 match link.receive() {
                     Some(ToWorker::Invoke(invoke)) => link.send(&done(invoke.id, invoke.event.data)),
                     Some(ToWorker::Drain) => std::process::exit(0),
-                    Some(ToWorker::Cancel { id }) => {
-                        link.send(&ToDispatcher::Outcome { id, outcome: Outcome::TimedOut, emits: Vec::new() })
-                    }
+                    Some(ToWorker::Cancel { id }) => link.send(&ToDispatcher::Outcome {
+                        id,
+                        outcome: Outcome::TimedOut,
+                        emits: Vec::new(),
+                        entered_us: None,
+                    }),
                     Some(ToWorker::Start(_)) | None => std::process::exit(91),
                 }
             }
@@ -132,7 +135,7 @@ fn worker_main() {
 }
 
 fn done(id: InvocationId, result: Bytes) -> ToDispatcher {
-    ToDispatcher::Outcome { id, outcome: Outcome::Succeeded { result }, emits: Vec::new() }
+    ToDispatcher::Outcome { id, outcome: Outcome::Succeeded { result }, emits: Vec::new(), entered_us: Some(7) }
 }
 
 /// A worker's end of the link, blocking.
@@ -279,8 +282,8 @@ async fn an_invocation_comes_back_with_its_outcome_and_a_drain_ends_the_worker_w
     assert!(worker.pid().is_some());
     worker.invoke(invoke(1, b"{}"));
     match next(&mut events).await {
-        FromWorker::Outcome { id: InvocationId(1), outcome: Outcome::Succeeded { result }, emits } => {
-            assert_eq!((&result[..], emits.len()), (&b"{}"[..], 0));
+        FromWorker::Outcome { id: InvocationId(1), outcome: Outcome::Succeeded { result }, emits, entered_us } => {
+            assert_eq!((&result[..], emits.len(), entered_us), (&b"{}"[..], 0, Some(7)));
         }
         other => panic!("no outcome: {other:?}"),
     }

@@ -69,11 +69,9 @@ fn to_dispatcher() -> impl Strategy<Value = ToDispatcher> {
     prop_oneof![
         vec(any::<String>(), 0..4).prop_map(|handlers| ToDispatcher::Ready { handlers }),
         any::<String>().prop_map(|message| ToDispatcher::StartFailed { message }),
-        (any::<u64>(), outcome(), vec(sample::event(), 0..3)).prop_map(|(id, outcome, emits)| ToDispatcher::Outcome {
-            id: InvocationId(id),
-            outcome,
-            emits
-        }),
+        (any::<u64>(), outcome(), vec(sample::event(), 0..3), any::<Option<u64>>()).prop_map(
+            |(id, outcome, emits, entered_us)| ToDispatcher::Outcome { id: InvocationId(id), outcome, emits, entered_us }
+        ),
         sample::body().prop_map(ToDispatcher::Spans),
     ]
 }
@@ -126,7 +124,8 @@ fn a_newer_end_may_add_fields_and_an_older_one_may_lack_optional_ones() {
         Outcome { id: u64, outcome: Outcome, cost_ns: u64 },
     }
     let body = encode(&Newer::Outcome { id: 7, outcome: Outcome::Drained, cost_ns: 1 }).unwrap();
-    let expected = ToDispatcher::Outcome { id: InvocationId(7), outcome: Outcome::Drained, emits: Vec::new() };
+    let expected =
+        ToDispatcher::Outcome { id: InvocationId(7), outcome: Outcome::Drained, emits: Vec::new(), entered_us: None };
     assert_eq!(decode::<ToDispatcher>(&body).unwrap(), expected);
 }
 

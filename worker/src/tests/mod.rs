@@ -125,7 +125,7 @@ impl Dispatcher {
                 return outcome;
             }
             match self.receive().await {
-                Some(ToDispatcher::Outcome { id, outcome, emits }) => {
+                Some(ToDispatcher::Outcome { id, outcome, emits, .. }) => {
                     assert!(self.outcomes.insert(id, (outcome, emits)).is_none(), "two outcomes for {id:?}");
                 }
                 other => panic!("{other:?} in place of an outcome"),

@@ -262,7 +262,7 @@ impl StandIn {
             trace: None,
         })));
         match worker.receive() {
-            Some(ToDispatcher::Outcome { id: answered, outcome, emits }) => {
+            Some(ToDispatcher::Outcome { id: answered, outcome, emits, .. }) => {
                 assert_eq!((answered, emits.len()), (id, 0), "the handlers emit in transactions only");
                 Some(outcome)
             }
