@@ -127,9 +127,6 @@ pub struct Demo {
     /// Give up after this long
     #[arg(long, default_value = "120s", value_parser = duration(1, 3600))]
     pub limit: Duration,
-    /// Only publish and judge; the dispatcher runs elsewhere with the same services
-    #[arg(long, hide = true)]
-    pub no_dispatcher: bool,
 }
 
 #[derive(Debug, Args)]

@@ -52,8 +52,8 @@ impl Queues {
     /// [`Error::Unavailable`]; then nothing was changed.
     pub async fn declare(&self, bindings: &[Binding]) -> Result<(), Error> {
         let failed = self.map("declare queues");
-        let mut writers = self.file.writers().await;
-        let mut transaction = writers.durable.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+        let mut writer = self.file.writer().await;
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
         for binding in bindings {
             sqlx::query("INSERT INTO queue (name) VALUES (?1) ON CONFLICT DO NOTHING")
                 .bind(&binding.queue)
@@ -84,8 +84,8 @@ impl Queues {
     /// [`Error::Unavailable`].
     pub async fn declare_alternate(&self, exchange: &str, queue: &str) -> Result<(), Error> {
         let failed = self.map("declare queues");
-        let mut writers = self.file.writers().await;
-        let mut transaction = writers.durable.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+        let mut writer = self.file.writer().await;
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
         sqlx::query("INSERT INTO queue (name) VALUES (?1) ON CONFLICT DO NOTHING")
             .bind(queue)
             .execute(&mut *transaction)
@@ -114,8 +114,8 @@ impl Queues {
         }
         let encoded = messages.iter().map(encode).collect::<Result<Vec<_>, Error>>()?;
         let failed = self.map("publish to queues");
-        let mut writers = self.file.writers().await;
-        let mut transaction = writers.durable.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+        let mut writer = self.file.writer().await;
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
         let queues: Vec<String> =
             sqlx::query_scalar("SELECT name FROM queue").fetch_all(&mut *transaction).await.map_err(&failed)?;
         let bindings: Vec<(String, String, String)> =
@@ -170,8 +170,8 @@ impl Queues {
             return Ok(());
         }
         let failed = self.map("ack messages");
-        let mut writers = self.file.writers().await;
-        let mut transaction = writers.quick.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+        let mut writer = self.file.writer().await;
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
         for id in ids {
             sqlx::query("DELETE FROM message WHERE id = ?1")
                 .bind(id)

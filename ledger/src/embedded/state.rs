@@ -106,8 +106,8 @@ impl EmbeddedState {
     /// [`StateError::Fenced`], [`StateError::Ledger`].
     pub async fn get(&self, authority: &Authority, name: &str) -> Result<Option<Bytes>, StateError> {
         let failed = self.file.map("read state");
-        let mut writers = self.file.writers().await;
-        let connection = &mut writers.quick;
+        let mut writer = self.file.writer().await;
+        let connection = &mut *writer;
         let newer: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM state_fence WHERE function = ?1 AND key = ?2 AND fence > ?3)",
         )
@@ -128,8 +128,8 @@ impl EmbeddedState {
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn peek(&self, function: &FunctionName, name: &str) -> Result<Option<Bytes>, Error> {
-        let mut writers = self.file.writers().await;
-        let value = read(&mut writers.quick, function, name, now()).await.map_err(self.file.map("read state"))?;
+        let mut writer = self.file.writer().await;
+        let value = read(&mut *writer, function, name, now()).await.map_err(self.file.map("read state"))?;
         Ok(value.map(Bytes::from))
     }
 
@@ -217,8 +217,8 @@ impl EmbeddedState {
         change: Change<'_>,
     ) -> Result<Answer, StateError> {
         let failed = |error| map(&self.file.address, "write state", error);
-        let mut writers = self.file.writers().await;
-        let mut transaction = writers.quick.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let mut writer = self.file.writer().await;
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
         let at = now();
         let raised = sqlx::query(
             "INSERT INTO state_fence (function, key, fence, touched_at) VALUES (?1, ?2, ?3, ?4)

@@ -20,7 +20,7 @@ pub use value::{ColumnIndex, FromValue, Row, Value};
 use crate::codec::{encode, micros};
 use crate::open::{Kind, kind};
 use crate::postgres::{self, Outbox};
-use crate::sqlite::{self, path_of};
+use crate::sqlite::{self, Turn, path_of};
 use crate::{Error, OutboxMessage};
 
 /// What can go wrong in a joined transaction. Unless it is `Unknown`, nothing was committed.
@@ -88,7 +88,7 @@ pub struct Joiner {
 #[derive(Clone)]
 enum Pools {
     Postgres { pool: PgPool, options: Box<PgConnectOptions> },
-    Sqlite { transactions: SqlitePool, plain: SqlitePool },
+    Sqlite { path: PathBuf, transactions: SqlitePool, plain: SqlitePool },
 }
 
 enum Open {
@@ -105,6 +105,8 @@ pub struct Joined {
     function: FunctionName,
     key: Key,
     fence: Fence,
+    /// After `open`, so that it ends after the transaction has.
+    _turn: Option<Turn>,
 }
 
 /// How long a transaction waits for its turn in SQLite, where writers are serial.
@@ -128,11 +130,13 @@ impl Joiner {
                 let path: PathBuf = path_of(url)?;
                 let options = sqlite::options(&path).busy_timeout(TURN);
                 let pool = |size| SqlitePoolOptions::new().max_connections(size).acquire_timeout(TURN);
+                let address = format!("sqlite://{}", path.display());
                 let pools = Pools::Sqlite {
+                    path,
                     transactions: pool(1).connect_lazy_with(options.clone()),
                     plain: pool(2).connect_lazy_with(options),
                 };
-                Ok(Self { address: format!("sqlite://{}", path.display()), pools })
+                Ok(Self { address, pools })
             }
         }
     }
@@ -149,6 +153,7 @@ impl Joiner {
     pub async fn begin(&self, function: &FunctionName, key: &Key, fence: Fence) -> Result<Joined, JoinError> {
         let doing = "begin the handler's transaction";
         // An early look only; what counts is the settle.
+        let mut turn = None;
         let (open, held) = match &self.pools {
             Pools::Postgres { pool, options } => {
                 let mut transaction = match pool.begin().await {
@@ -172,8 +177,9 @@ impl Joiner {
                 .map_err(|error| postgres::map(&self.address, doing, error))?;
                 (Open::Postgres(transaction), held)
             }
-            Pools::Sqlite { transactions, .. } => {
+            Pools::Sqlite { path, transactions, .. } => {
                 let failed = |error| sqlite::map(&self.address, doing, error);
+                turn = Turn::take(path).await;
                 let mut transaction = transactions.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
                 let held: bool = sqlx::query_scalar(
                     "SELECT EXISTS (SELECT 1 FROM invocation
@@ -191,7 +197,14 @@ impl Joiner {
         if !held {
             return Err(JoinError::AuthorityLost);
         }
-        Ok(Joined { open, address: self.address.clone(), function: function.clone(), key: key.clone(), fence })
+        Ok(Joined {
+            open,
+            address: self.address.clone(),
+            function: function.clone(),
+            key: key.clone(),
+            fence,
+            _turn: turn,
+        })
     }
 
     /// Runs one statement outside any invocation; answers the number of rows affected.
@@ -254,7 +267,7 @@ impl Joiner {
     pub async fn close(&self) {
         match &self.pools {
             Pools::Postgres { pool, .. } => pool.close().await,
-            Pools::Sqlite { transactions, plain } => {
+            Pools::Sqlite { transactions, plain, .. } => {
                 transactions.close().await;
                 plain.close().await;
             }

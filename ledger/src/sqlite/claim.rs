@@ -64,10 +64,10 @@ impl Sqlite {
         if requests.is_empty() {
             return Ok(Vec::new());
         }
-        let mut writers = self.file.writers().await;
+        let mut writer = self.file.writer().await;
         let asked = self.doubts.ask(function, requests);
         let failed = self.map("claim invocations");
-        let mut transaction = writers.quick.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
         let mut verdicts = Vec::with_capacity(requests.len());
         for request in requests {
             let retake = asked.retake.contains(&request.key);

@@ -1,6 +1,7 @@
 //! Opening the file.
 
 use std::collections::HashSet;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,6 +11,7 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::Sqlite;
+use super::turn::Turn;
 use crate::Error;
 use crate::verdict::Doubts;
 
@@ -32,11 +34,15 @@ pub(crate) fn path_of(url: &str) -> Result<PathBuf, Error> {
     Ok(PathBuf::from(path))
 }
 
+/// `synchronous = NORMAL`: every commit survives kill -9 of any process; a power cut may undo the last commits, all of
+/// them from some moment on, but never tear the file. Waiting for the disk at each commit would cost a newcomer's first
+/// run most of its time; who needs more has the real services.
 pub(crate) fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Normal)
         .busy_timeout(BUSY)
         .foreign_keys(false)
         .disable_statement_logging()
@@ -76,18 +82,30 @@ pub(crate) fn map(address: &str, doing: &'static str, error: sqlx::Error) -> Err
     }
 }
 
-/// The two writing connections of this process.
-pub(crate) struct Writers {
-    /// `synchronous = FULL`: on the disk before the commit returns.
-    pub durable: SqliteConnection,
-    /// `synchronous = NORMAL`: survives kill -9; a power cut may undo the last commits, but never tear the file.
-    pub quick: SqliteConnection,
-}
-
 /// A SQLite file that this process writes to.
 pub(crate) struct File {
     pub address: String,
-    writers: Mutex<Writers>,
+    path: PathBuf,
+    writer: Mutex<SqliteConnection>,
+}
+
+/// This process's writing connection, in its turn among all processes.
+pub(crate) struct Writer<'a> {
+    connection: MutexGuard<'a, SqliteConnection>,
+    _turn: Option<Turn>,
+}
+
+impl Deref for Writer<'_> {
+    type Target = SqliteConnection;
+    fn deref(&self) -> &SqliteConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Writer<'_> {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        &mut self.connection
+    }
 }
 
 impl File {
@@ -95,18 +113,14 @@ impl File {
     pub async fn open(path: &Path) -> Result<Self, Error> {
         let address = format!("sqlite://{}", path.display());
         let failed = |error| map(&address, "open the ledger's file", error);
-        let connect = |synchronous| {
-            let options = options(path).synchronous(synchronous);
-            async move { SqliteConnection::connect_with(&options).await }
-        };
-        let durable = connect(SqliteSynchronous::Full).await.map_err(failed)?;
-        let quick = connect(SqliteSynchronous::Normal).await.map_err(failed)?;
-        Ok(Self { writers: Mutex::new(Writers { durable, quick }), address })
+        let writer = SqliteConnection::connect_with(&options(path)).await.map_err(failed)?;
+        Ok(Self { address, path: path.to_owned(), writer: Mutex::new(writer) })
     }
 
     /// Waits for this process's turn to write.
-    pub async fn writers(&self) -> MutexGuard<'_, Writers> {
-        self.writers.lock().await
+    pub async fn writer(&self) -> Writer<'_> {
+        let connection = self.writer.lock().await;
+        Writer { connection, _turn: Turn::take(&self.path).await }
     }
 
     pub fn map(&self, doing: &'static str) -> impl Fn(sqlx::Error) -> Error + '_ {

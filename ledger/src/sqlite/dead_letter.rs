@@ -25,8 +25,8 @@ impl Sqlite {
         let encoded = letters.iter().map(|(letter, copy)| Ok((encode(letter)?, encode(&copy.message)?)));
         let encoded = encoded.collect::<Result<Vec<_>, Error>>()?;
         let failed = self.map("bury messages");
-        let mut writers = self.file.writers().await;
-        let mut transaction = writers.durable.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+        let mut writer = self.file.writer().await;
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
         for ((letter, copy), (letter_bytes, message_bytes)) in letters.iter().zip(encoded) {
             let at = now();
             let fresh: bool = sqlx::query_scalar(BURY)
@@ -88,8 +88,8 @@ impl Sqlite {
     ) -> Result<Redriven, Error> {
         let encoded = encode(&message.message)?;
         let failed = self.map("redrive a dead letter");
-        let mut writers = self.file.writers().await;
-        let mut transaction = writers.durable.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+        let mut writer = self.file.writer().await;
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
         let at = now();
         let letter: Option<(String, Option<String>, i64)> = sqlx::query_as(
             "UPDATE dead_letter SET redriven_at = ?2, redriven_by = ?3 WHERE id = ?1 AND redriven_at IS NULL

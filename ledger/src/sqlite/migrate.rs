@@ -19,8 +19,8 @@ impl File {
     /// All missing migrations in one transaction.
     pub async fn migrate(&self) -> Result<Vec<i64>, Error> {
         let failed = self.map("create the ledger's tables");
-        let mut writers = self.writers().await;
-        let connection = &mut writers.durable;
+        let mut writer = self.writer().await;
+        let connection = &mut *writer;
         // Looked at first without the write lock: the usual case at start.
         let found = version(connection).await.map_err(&failed)?;
         if found > KNOWN {
@@ -47,7 +47,7 @@ impl File {
     }
 
     pub async fn check(&self) -> Result<(), Error> {
-        let found = version(&mut self.writers().await.quick).await.map_err(self.map("check the ledger's version"))?;
+        let found = version(&mut *self.writer().await).await.map_err(self.map("check the ledger's version"))?;
         match found {
             KNOWN => Ok(()),
             found if found > KNOWN => Err(Error::Newer { found, known: KNOWN }),

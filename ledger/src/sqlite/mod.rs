@@ -14,6 +14,7 @@ mod settle;
 mod sweep;
 #[cfg(feature = "conformance")]
 mod testing;
+mod turn;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ use crate::{
 
 pub(crate) use connect::{BUSY, File, map, now, options, path_of};
 pub(crate) use settle::post;
+pub(crate) use turn::Turn;
 
 /// The ledger in one SQLite file.
 pub struct Sqlite {

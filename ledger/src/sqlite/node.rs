@@ -63,7 +63,7 @@ impl Sqlite {
         .bind(node.as_str())
         .bind(at + micros(lease))
         .bind(at)
-        .fetch_one(&mut self.file.writers().await.durable)
+        .fetch_one(&mut *self.file.writer().await)
         .await
         .map_err(self.map("enter a node"))?;
         Ok(Box::new(Session {
@@ -100,13 +100,13 @@ impl NodeSession for Session {
         if self.lock.lock().await.is_none() {
             return Ok(false);
         }
-        let mut writers = self.file.writers().await;
-        self.write(&mut writers.quick, self.lease_micros).await
+        let mut writer = self.file.writer().await;
+        self.write(&mut *writer, self.lease_micros).await
     }
 
     async fn leave(&self) -> Result<(), Error> {
-        let mut writers = self.file.writers().await;
-        self.write(&mut writers.durable, 0).await?;
+        let mut writer = self.file.writer().await;
+        self.write(&mut *writer, 0).await?;
         // Closing the file unlocks it.
         drop(self.lock.lock().await.take());
         Ok(())

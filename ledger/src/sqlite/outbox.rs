@@ -98,8 +98,8 @@ impl DueBatch for Batch {
         }
         let Self { file, taken, .. } = *self;
         let refused = file.map("finish published messages");
-        let mut writers = file.writers().await;
-        let mut transaction = writers.durable.begin_with("BEGIN IMMEDIATE").await.map_err(&refused)?;
+        let mut writer = file.writer().await;
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(&refused)?;
         for id in published {
             sqlx::query("DELETE FROM outbox WHERE id = ?1")
                 .bind(id.0)

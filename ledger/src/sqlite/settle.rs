@@ -129,8 +129,8 @@ impl Sqlite {
         }
         let rows = settles.iter().map(Row::of).collect::<Result<Vec<_>, Error>>()?;
         let failed = self.map("settle invocations");
-        let mut writers = self.file.writers().await;
-        let mut transaction = writers.durable.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+        let mut writer = self.file.writer().await;
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
         let mut settled = Vec::with_capacity(rows.len());
         for row in &rows {
             let done = row.write(&mut transaction, function).await.map_err(&failed)?;

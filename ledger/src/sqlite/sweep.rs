@@ -15,8 +15,8 @@ const PICK: &str =
 impl Sqlite {
     pub(super) async fn sweep_expired(&self, limit: u32) -> Result<u64, Error> {
         let failed = self.map("sweep expired invocations");
-        let mut writers = self.file.writers().await;
-        let mut transaction = writers.quick.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+        let mut writer = self.file.writer().await;
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
         let at = now();
         let picked: Vec<i64> = sqlx::query_scalar(PICK)
             .bind(at)

@@ -12,7 +12,7 @@ use crate::conformance::Testable;
 #[async_trait]
 impl Testable for Sqlite {
     async fn advance(&self, by: Duration) -> Result<(), Error> {
-        let mut writers = self.file.writers().await;
+        let mut writer = self.file.writer().await;
         for statement in [
             "UPDATE node SET lease_until = lease_until - ?1",
             "UPDATE outbox SET due_at = due_at - ?1",
@@ -21,7 +21,7 @@ impl Testable for Sqlite {
         ] {
             sqlx::query(statement)
                 .bind(micros(by))
-                .execute(&mut writers.durable)
+                .execute(&mut *writer)
                 .await
                 .map_err(self.map("move the clock"))?;
         }

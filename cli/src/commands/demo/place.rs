@@ -102,7 +102,7 @@ impl Place {
 
 async fn statement(server: &Address, sql: &str) -> Result<(), String> {
     let joiner = Joiner::connect(server.expose()).map_err(|error| chain(&error))?;
-    let done = joiner.run_script(sql).await.map_err(|error| chain(&error));
+    let done = joiner.execute(sql, &[]).await.map(drop).map_err(|error| chain(&error));
     joiner.close().await;
     done
 }
