@@ -153,7 +153,7 @@ async fn poll_shows_the_last_state_when_it_gives_up() {
 #[tokio::test]
 async fn process_output_and_status_are_seen() {
     let mut process = Process::at("/bin/sh")
-        .args(["-c", "echo ready; trap 'echo bye; exit 3' TERM; while :; do sleep 0.05; done"])
+        .args(["-c", "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.05; done"])
         .spawn();
     assert_eq!(process.wait_for_line("rea", LIMIT).await, "ready");
     process.terminate();
