@@ -203,8 +203,9 @@ pub struct Invocations {
     pub key: Option<Key>,
     #[arg(long)]
     pub function: Option<FunctionName>,
-    #[arg(long, value_enum)]
-    pub state: Option<InvocationState>,
+    /// Only those that stand so
+    #[arg(long = "in", value_enum, value_name = "STATE")]
+    pub standing: Option<InvocationState>,
     /// At most this many, newest change first
     #[arg(long, short = 'n', default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub limit: u32,
@@ -336,5 +337,15 @@ fn duration(least: u64, most: u64) -> impl Fn(&str) -> Result<Duration, String> 
             return Err(format!("must be from {least}s to {most}s"));
         }
         Ok(duration)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn no_command_has_two_flags_of_one_name() {
+        super::Weft::command().debug_assert();
     }
 }

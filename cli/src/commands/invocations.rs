@@ -20,7 +20,7 @@ pub async fn run(args: args::Invocations) -> Result<Exit, Report> {
     let query = InvocationQuery {
         function: args.function.clone(),
         key: args.key.clone(),
-        state: args.state.map(state),
+        state: args.standing.map(state),
         changed_after: None,
         limit: args.limit,
     };

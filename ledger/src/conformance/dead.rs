@@ -128,6 +128,17 @@ pub async fn a_refused_message_is_redriven_by_the_outbox_alone(subject: &Subject
     assert_eq!((record.state, record.epoch), (State::Succeeded, Epoch(0)));
 }
 
+pub async fn a_redriven_mismatch_leaves_the_dead_invocation_of_its_key_dead(subject: &Subject) {
+    let session = subject.enter("a").await;
+    die(subject, &*session, "k").await;
+    let mut mismatch = refused("other payload");
+    (mismatch.key, mismatch.reason) = (Some(Key::new("k").unwrap()), Reason::Mismatch);
+    subject.ledger.bury(&[(mismatch.clone(), copy("a"))]).await.unwrap();
+    assert_eq!(subject.ledger.redrive(&mismatch.id, "op", redrive_message()).await.unwrap(), Redriven::Done);
+    let record = subject.record("k").await.unwrap();
+    assert_eq!((record.state, record.epoch), (State::Dead, Epoch(0)), "nothing would ever run it again");
+}
+
 pub async fn letters_are_listed_by_filter_and_kept_whole(subject: &Subject) {
     let session = subject.enter("a").await;
     let id = die(subject, &*session, "k").await;

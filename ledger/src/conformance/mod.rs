@@ -214,6 +214,7 @@ macro_rules! conformance_tests {
             dead: burying_twice_counts_and_sends_one_copy, one_batch_may_bury_the_same_letter_twice,
                 two_quick_redrives_are_one, a_redriven_invocation_starts_afresh, a_letter_can_die_again_after_a_redrive,
                 an_unknown_letter_is_not_found, a_refused_message_is_redriven_by_the_outbox_alone,
+                a_redriven_mismatch_leaves_the_dead_invocation_of_its_key_dead,
                 letters_are_listed_by_filter_and_kept_whole;
             tables: the_sweep_is_bounded_and_takes_expired_successes_only;
             joins: effects_events_and_settle_commit_together, a_stale_settle_rolls_back_its_effects,

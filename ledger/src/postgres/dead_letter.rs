@@ -38,7 +38,7 @@ const REDRIVE: &str = "
     WITH letter AS (
         UPDATE weft.dead_letter SET redriven_at = clock_timestamp(), redriven_by = $2
         WHERE id = $1 AND redriven_at IS NULL
-        RETURNING function, key, epoch
+        RETURNING function, key, epoch, reason
     ), woken AS (
         UPDATE weft.invocation AS i SET
             state = 'waiting', epoch = i.epoch + 1, attempt = 0, crashes = 0,
@@ -46,6 +46,8 @@ const REDRIVE: &str = "
             first_seen_at = clock_timestamp(), updated_at = clock_timestamp()
         FROM letter
         WHERE i.function = letter.function AND i.key = letter.key AND i.state = 'dead' AND i.epoch = letter.epoch
+          -- A mismatch is about another payload under the key, not about the invocation that has the key.
+          AND letter.reason <> 'mismatch'
     )
     INSERT INTO weft.outbox (due_at, kind, message)
     SELECT clock_timestamp() + $3 * interval '1 microsecond', $4, $5 FROM letter";

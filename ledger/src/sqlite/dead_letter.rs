@@ -91,9 +91,9 @@ impl Sqlite {
         let mut writer = self.file.writer().await;
         let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
         let at = now();
-        let letter: Option<(String, Option<String>, i64)> = sqlx::query_as(
+        let letter: Option<(String, Option<String>, i64, String)> = sqlx::query_as(
             "UPDATE dead_letter SET redriven_at = ?2, redriven_by = ?3 WHERE id = ?1 AND redriven_at IS NULL
-             RETURNING function, key, epoch",
+             RETURNING function, key, epoch, reason",
         )
         .bind(&id.0)
         .bind(at)
@@ -101,7 +101,7 @@ impl Sqlite {
         .fetch_optional(&mut *transaction)
         .await
         .map_err(&failed)?;
-        let Some((function, key, epoch)) = letter else {
+        let Some((function, key, epoch, reason)) = letter else {
             let known: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM dead_letter WHERE id = ?1)")
                 .bind(&id.0)
                 .fetch_one(&mut *transaction)
@@ -113,13 +113,15 @@ impl Sqlite {
             "UPDATE invocation SET
                  state = 'waiting', epoch = epoch + 1, attempt = 0, crashes = 0,
                  due_at = ?4, first_seen_at = ?5, updated_at = ?5
-             WHERE function = ?1 AND key = ?2 AND state = 'dead' AND epoch = ?3",
+             WHERE function = ?1 AND key = ?2 AND state = 'dead' AND epoch = ?3 AND ?6 <> 'mismatch'",
         )
         .bind(function)
         .bind(key)
         .bind(epoch)
         .bind(at + micros(message.due_in))
         .bind(at)
+        // A mismatch is about another payload under the key, not about the invocation that has the key.
+        .bind(reason)
         .execute(&mut *transaction)
         .await
         .map_err(&failed)?;
