@@ -101,7 +101,9 @@ pub(crate) async fn run(
                 Ok(answer) => answer.unwrap_or(Answer::None),
                 Err(_) => {
                     spans.in_scope(|| warn!("handler blocks its thread and cannot be stopped"));
-                    Answer::None
+                    // Not answered: the dispatcher takes that for a worker that does not obey, and replaces it. An
+                    // answer would keep a process whose threads are used up one by one, until nothing runs in it.
+                    (&mut task).await.unwrap_or(Answer::None)
                 }
             }
         }

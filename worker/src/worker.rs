@@ -63,6 +63,7 @@ impl Worker {
     /// | panics | retry, kind `panic`; the worker lives on |
     /// | gets data that is no `T` | terminal, kind `InvalidData`; `f` is not called |
     /// | is still running 250 ms after its deadline | its future is dropped: timed out |
+    /// | blocks its thread past that | timed out; the worker is replaced, and what else ran in it runs again, uncounted |
     ///
     /// A name that is registered twice makes [`Self::run`] refuse to start. Handlers run concurrently, up to the
     /// function's `slots`; one that computes or blocks for long should use [`tokio::task::spawn_blocking`].
