@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use weft_process::report::{Code, Report};
 use weft_schemas::FunctionName;
 use weft_schemas::manifest::Function;
+use weft_schemas::manifest::env::EnvError;
 
 use crate::broker::BrokerError;
 use crate::link::{Ending, Program, ProgramError};
@@ -59,9 +60,20 @@ pub(crate) fn port(address: SocketAddr, error: &std::io::Error) -> Report {
 }
 
 pub(crate) fn program(function: &FunctionName, error: &ProgramError) -> Report {
-    Report::of(Code::ProgramMissing, error).help(format!(
-        "build the program, or correct `command` in [functions.{function}]; a relative path starts at the manifest's folder"
-    ))
+    let help = match error {
+        ProgramError::Variable { source: EnvError::NotSet(name), .. } => {
+            format!("set {name} where weft is started, or correct `env` in [functions.{function}]")
+        }
+        ProgramError::Variable { .. } => format!("correct `env` in [functions.{function}]"),
+        ProgramError::Empty
+        | ProgramError::Missing { .. }
+        | ProgramError::NotInPath { .. }
+        | ProgramError::NotExecutable { .. }
+        | ProgramError::Folder { .. } => format!(
+            "build the program, or correct `command` in [functions.{function}]; a relative path starts at the manifest's folder"
+        ),
+    };
+    Report::of(Code::ProgramMissing, error).help(help)
 }
 
 pub(crate) fn start(function: &FunctionName, program: &Program, ending: &Ending) -> Report {
