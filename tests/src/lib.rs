@@ -32,6 +32,15 @@ pub use proxy::{Flow, Proxy};
 pub use rabbit::{Fetched, PrivateRabbit, QueueDepth, Vhost, rabbitmq};
 pub use redis::{PrivateRedis, RedisSpace, redis};
 
+/// A new, empty folder of the test's own, removed when the test's process ends.
+///
+/// # Panics
+/// It cannot be made.
+#[must_use]
+pub fn folder(name: &str) -> std::path::PathBuf {
+    error::or_fail(instance::folder(name))
+}
+
 /// Starts shared servers in parallel (those of `postgres`, `redis` and `rabbitmq` that are named, or all if none is), for
 /// `weft-test-services`; the returned guard stops them.
 ///

@@ -77,10 +77,10 @@ impl ProcessBuilder {
         let output = Arc::new(Output { lines: Mutex::default(), count: watch::Sender::new(0) });
         let mut readers = Vec::new();
         if let Some(stdout) = child.stdout.take() {
-            readers.push(tokio::spawn(read_lines(stdout, output.clone())));
+            readers.push(tokio::spawn(read_lines(stdout, Stream::Stdout, output.clone())));
         }
         if let Some(stderr) = child.stderr.take() {
-            readers.push(tokio::spawn(read_lines(stderr, output.clone())));
+            readers.push(tokio::spawn(read_lines(stderr, Stream::Stderr, output.clone())));
         }
         let name = self.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Process { name, child, output, readers }
@@ -95,25 +95,36 @@ impl ProcessBuilder {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    Stdout,
+    Stderr,
+}
+
 #[derive(Debug)]
 struct Output {
-    lines: Mutex<Vec<String>>,
+    lines: Mutex<Vec<(Stream, String)>>,
     /// How many lines there are; written by the readers.
     count: watch::Sender<usize>,
 }
 
 impl Output {
-    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+    fn lines(&self) -> MutexGuard<'_, Vec<(Stream, String)>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first line that contains `part`.
+    fn find(&self, part: &str) -> Option<String> {
+        self.lines().iter().map(|(_, line)| line).find(|line| line.contains(part)).cloned()
     }
 }
 
-async fn read_lines(from: impl AsyncRead + Unpin, output: Arc<Output>) {
+async fn read_lines(from: impl AsyncRead + Unpin, stream: Stream, output: Arc<Output>) {
     let mut lines = BufReader::new(from).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         let count = {
             let mut lines = output.lines();
-            lines.push(line);
+            lines.push((stream, line));
             lines.len()
         };
         output.count.send_replace(count);
@@ -136,6 +147,8 @@ pub struct Exit {
     pub status: ExitStatus,
     /// Every line that it wrote to either stream; in order within a stream.
     pub lines: Vec<String>,
+    /// The lines that it wrote to standard output.
+    pub stdout: Vec<String>,
 }
 
 impl Exit {
@@ -191,7 +204,7 @@ impl Process {
     /// Everything written so far.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        self.output.lines().clone()
+        self.output.lines().iter().map(|(_, line)| line.clone()).collect()
     }
 
     /// Waits for the first line, from the beginning on, that contains `part`, and returns it.
@@ -204,8 +217,8 @@ impl Process {
         let found = async {
             loop {
                 count.borrow_and_update();
-                if let Some(line) = output.lines().iter().find(|line| line.contains(part)) {
-                    return line.clone();
+                if let Some(line) = output.find(part) {
+                    return line;
                 }
                 if count.changed().await.is_err() {
                     std::future::pending::<()>().await;
@@ -220,8 +233,8 @@ impl Process {
             },
             status = self.child.wait() => {
                 self.finish_reading().await;
-                if let Some(line) = self.output.lines().iter().find(|line| line.contains(part)) {
-                    return line.clone();
+                if let Some(line) = self.output.find(part) {
+                    return line;
                 }
                 format!("ended ({status:?}) without a line with {part:?}")
             }
@@ -268,7 +281,9 @@ impl Process {
         match tokio::time::timeout(limit, self.child.wait()).await {
             Ok(Ok(status)) => {
                 self.finish_reading().await;
-                Exit { status, lines: self.lines() }
+                let on_stdout = |(stream, line): &(Stream, String)| (*stream == Stream::Stdout).then(|| line.clone());
+                let stdout = self.output.lines().iter().filter_map(on_stdout).collect();
+                Exit { status, lines: self.lines(), stdout }
             }
             Ok(Err(error)) => panic!("waiting for {}: {error}", self.name),
             Err(_) => panic!("{} has not ended within {limit:?}; output:\n{}", self.name, self.lines().join("\n")),
