@@ -257,9 +257,14 @@ fn bounds(function: &Function, config: &Config) -> Bounds {
     let provisioned_workers = function.concurrency.provisioned.div_ceil(slots);
     Bounds {
         workers: reserved.min(config.max_workers).max(provisioned_workers).max(1),
+        starts: cores(),
         provisioned_workers,
         drain: config.drain_limit,
     }
+}
+
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(2, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX)).max(2)
 }
 
 async fn sweep(ledger: Arc<dyn Ledger>, stop: CancellationToken) {

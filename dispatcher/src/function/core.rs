@@ -201,6 +201,8 @@ pub(crate) enum WorkerPhase {
 pub(crate) struct Bounds {
     /// Workers at most.
     pub workers: u32,
+    /// Starts of workers under way at once, at most.
+    pub starts: u32,
     /// Workers at least.
     pub provisioned_workers: u32,
     /// How long a drain waits for what runs.

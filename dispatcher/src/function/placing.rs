@@ -101,6 +101,7 @@ impl Core {
             slots: self.function.slots,
             most: self.bounds.workers,
             least: if self.draining { 0 } else { self.bounds.provisioned_workers },
+            starts: self.bounds.starts,
         };
         let decision = scale::decide(signals, policy);
         self.stats.scaled(decision.why.as_str());

@@ -35,7 +35,7 @@ fn bench(slots: u32, workers: u32) -> Bench {
     let manifest = Manifest::parse(&text, Path::new("/")).unwrap();
     let function = Arc::new(manifest.functions.values().next().unwrap().clone());
     let stats = Arc::new(FunctionStats::default());
-    let bounds = Bounds { workers, provisioned_workers: 0, drain: Duration::from_secs(5) };
+    let bounds = Bounds { workers, starts: 100, provisioned_workers: 0, drain: Duration::from_secs(5) };
     let admission = Admission::new(Arc::clone(&function)).unwrap();
     let core = Core::new(function, "weft", admission, bounds, Arc::clone(&stats));
     let now = Now::read();

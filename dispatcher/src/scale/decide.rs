@@ -28,6 +28,9 @@ pub struct Policy {
     pub most: u32,
     /// Never fewer workers than this while the dispatcher takes events.
     pub least: u32,
+    /// Starts under way at once, at most; at least 1. More than there are cores for only makes each of them slower,
+    /// and the first that is ready may well do the work of the rest.
+    pub starts: u32,
 }
 
 /// How many workers there should be, and why.
@@ -72,20 +75,22 @@ pub fn decide(signals: Signals, policy: Policy) -> Decision {
     if signals.held {
         return Decision { workers: signals.workers, why: Why::Held };
     }
-    if demand > policy.most {
-        return Decision { workers: policy.most.max(policy.least), why: Why::Capped };
-    }
-    if demand <= policy.least && policy.least > 0 {
-        return Decision { workers: policy.least, why: Why::Provisioned };
-    }
-    Decision { workers: demand, why: if demand == 0 { Why::Idle } else { Why::Demand } }
+    let (wanted, why) = if demand > policy.most {
+        (policy.most.max(policy.least), Why::Capped)
+    } else if demand <= policy.least && policy.least > 0 {
+        (policy.least, Why::Provisioned)
+    } else {
+        (demand, if demand == 0 { Why::Idle } else { Why::Demand })
+    };
+    let room = policy.starts.max(1).saturating_sub(signals.starting);
+    Decision { workers: wanted.min(signals.workers.saturating_add(room)), why }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const POLICY: Policy = Policy { slots: 4, most: 10, least: 0 };
+    const POLICY: Policy = Policy { slots: 4, most: 10, least: 0, starts: 100 };
 
     #[test]
     fn the_timetable_of_a_burst() {
@@ -120,6 +125,16 @@ mod tests {
         assert_eq!(decide(Signals::default(), policy), Decision { workers: 2, why: Why::Provisioned });
         let busy = Signals { running: 12, ..Signals::default() };
         assert_eq!(decide(busy, policy), Decision { workers: 3, why: Why::Demand });
+    }
+
+    #[test]
+    fn starts_come_in_waves() {
+        let policy = Policy { starts: 2, ..POLICY };
+        let burst = Signals { waiting: 40, ..Signals::default() };
+        assert_eq!(decide(burst, policy).workers, 2);
+        assert_eq!(decide(Signals { workers: 2, starting: 2, ..burst }, policy).workers, 2);
+        let first_is_ready = Signals { workers: 2, starting: 1, running: 4, waiting: 36, ..Signals::default() };
+        assert_eq!(decide(first_is_ready, policy).workers, 3);
     }
 
     #[test]

@@ -25,6 +25,8 @@ use self::place::Place;
 use self::summary::Summary;
 use crate::args;
 
+/// Orders a second: brisk for a shop, and slow enough that latencies are those of the way and not of a queue.
+const RATE: u32 = 150;
 /// How often the demo looks at where things stand.
 const LOOK: Duration = Duration::from_millis(100);
 /// Looks in a row that must find nothing to do before the flow counts as ended.
@@ -82,7 +84,7 @@ async fn flow(args: &args::Demo, place: &Place, export: Export, shutdown: Shutdo
     let bar = bar(args.json, expected.published);
     let exchange = Names::new(place.prefix()).events();
     let messages = entries.iter().map(|entry| Ok(entry.to_message(&exchange)));
-    let (published, _) = super::publish::publish_all(&broker, messages, None, |_| ()).await?;
+    let (published, _) = super::publish::publish_all(&broker, messages, Some(RATE), |_| ()).await?;
     let outcome = watch(args, &ledger, &broker, place, &stats, &shutdown, &bar).await;
     let took = started.elapsed();
     let workers_at_end = stats.workers();

@@ -22,6 +22,9 @@ const DIAL_LIMIT: Duration = Duration::from_secs(10);
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// Seconds between heartbeats; the server may ask for fewer.
 const HEARTBEAT: u16 = 30;
+/// lapin keeps two buffers of 32 frames for each connection, and RabbitMQ offers frames of 128 KiB: 16 MiB that an idle
+/// dispatcher would hold for nothing. Larger messages go in several frames. RabbitMQ 4.1 wants at least 8 KiB.
+const FRAME_MAX: u32 = 32 * 1024;
 /// A lost connection is told by an event. This is only the net under a missed one.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 
@@ -80,6 +83,7 @@ impl Dialer {
             uri.authority.host = host.to_owned();
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
+        uri.query.frame_max.get_or_insert(FRAME_MAX);
         Ok(Self { uri, address: shown, name: name.to_owned() })
     }
 
