@@ -136,6 +136,7 @@ pub struct Dev {
     /// The SQLite file that holds queues, ledger and state
     #[arg(long, env = "WEFT_EMBEDDED", default_value = ".weft/weft.db", value_name = "FILE")]
     pub embedded: PathBuf,
+    /// Prefix of every queue, exchange and state key
     #[arg(long, env = "WEFT_PREFIX", default_value = "weft")]
     pub prefix: String,
     #[command(flatten)]
@@ -163,6 +164,7 @@ pub struct Publish {
     /// The event's id [default: a new one each time]
     #[arg(long, conflicts_with = "file")]
     pub id: Option<String>,
+    /// The event's source
     #[arg(long, default_value = "/weft/publish")]
     pub source: String,
     /// Publish every line of an NDJSON file (`-`: standard input): a CloudEvent, or a message by its parts
@@ -193,6 +195,7 @@ pub struct Functions {
     /// Address of a running dispatcher's admin port
     #[arg(long, env = "WEFT_ADMIN", default_value = "127.0.0.1:7070", value_name = "HOST:PORT")]
     pub admin: SocketAddr,
+    /// JSON instead of text
     #[arg(long)]
     pub json: bool,
 }
@@ -201,6 +204,7 @@ pub struct Functions {
 pub struct Invocations {
     /// Show this one whole (needs --function when the key is not unique)
     pub key: Option<Key>,
+    /// Only this function
     #[arg(long)]
     pub function: Option<FunctionName>,
     /// Only those that stand so
@@ -239,6 +243,7 @@ pub enum Dlq {
 
 #[derive(Debug, Args)]
 pub struct DlqLs {
+    /// Only this function
     #[arg(long)]
     pub function: Option<FunctionName>,
     /// Such as `terminal`, `exhausted`, `schema`
@@ -247,8 +252,10 @@ pub struct DlqLs {
     /// Also those that were redriven
     #[arg(long)]
     pub all: bool,
+    /// At most this many, newest first
     #[arg(long, short = 'n', default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub limit: u32,
+    /// JSON instead of text
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -257,7 +264,9 @@ pub struct DlqLs {
 
 #[derive(Debug, Args)]
 pub struct DlqShow {
+    /// Its id, as `weft dlq ls` shows it
     pub id: String,
+    /// JSON instead of text
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -272,13 +281,16 @@ pub struct DlqRedrive {
     /// Everything that is not redriven yet
     #[arg(long, conflicts_with = "ids")]
     pub all: bool,
+    /// Only this function
     #[arg(long, conflicts_with = "ids")]
     pub function: Option<FunctionName>,
+    /// Such as `terminal`, `exhausted`, `schema`
     #[arg(long, value_parser = reason, conflicts_with = "ids")]
     pub reason: Option<weft_schemas::Reason>,
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// JSON instead of text
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -287,6 +299,7 @@ pub struct DlqRedrive {
 
 #[derive(Debug, Args)]
 pub struct Migrate {
+    /// JSON instead of text
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -297,6 +310,7 @@ pub struct Migrate {
 pub struct Doctor {
     #[command(flatten)]
     pub manifest: ManifestFile,
+    /// JSON instead of text
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -305,6 +319,7 @@ pub struct Doctor {
 
 #[derive(Debug, Args)]
 pub struct Schema {
+    /// Which one
     #[arg(value_enum)]
     pub name: SchemaName,
 }
@@ -318,6 +333,7 @@ pub enum SchemaName {
 
 #[derive(Debug, Args)]
 pub struct Completions {
+    /// Which shell
     pub shell: clap_complete::Shell,
 }
 

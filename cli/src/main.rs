@@ -4,6 +4,8 @@ mod args;
 mod commands;
 mod services;
 mod show;
+#[cfg(test)]
+mod tests;
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
 //! Telemetry as a process has it: installed for good, inside an async runtime. Each case runs in a process of its own,
-//! which is this test program again, because a subscriber can be installed once only.
+//! `process/examples/installed_case.rs`, because a subscriber can be installed once only.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -8,45 +8,17 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use weft_process::telemetry::{Export, InitError, LogFormat, Settings, init, spans};
-
 const ENDPOINT: &str = "TEST_ENDPOINT";
 
-/// Runs an ignored test of this program in a process of its own and returns what it wrote to stderr.
-fn in_a_process(test: &str, endpoint: &str) -> String {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--ignored", "--nocapture"])
-        .env(ENDPOINT, endpoint)
-        .env_remove("RUST_LOG")
-        .output()
-        .unwrap();
+/// Runs a case of `process/examples/installed_case.rs` and returns what it wrote to stderr.
+fn in_a_process(case: &str, endpoint: &str) -> String {
+    // This program is in `target/PROFILE/deps`; Cargo builds the examples beside that folder with every test.
+    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/installed_case");
+    assert!(program.exists(), "{} is missing: `cargo build -p weft-process --examples`", program.display());
+    let output = Command::new(program).arg(case).env(ENDPOINT, endpoint).env_remove("RUST_LOG").output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stdout));
     text
-}
-
-fn settings() -> Settings {
-    let mut settings = Settings::new("weft", "node-1");
-    settings.log = LogFormat::Json;
-    settings.export = Export::Http { endpoint: std::env::var(ENDPOINT).unwrap(), headers: Vec::new() };
-    settings
-}
-
-fn one_event() {
-    let root = spans::process("weft.fn.f", "f", Some("k"), "m");
-    root.in_scope(|| tracing::info!("inside"));
-}
-
-#[test]
-#[ignore = "a case of spans_leave_a_single_threaded_runtime"]
-fn case_single_threaded_runtime() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let telemetry = init(settings()).unwrap();
-        assert!(matches!(init(settings()), Err(InitError::Installed(_))));
-        one_event();
-        tokio::task::spawn_blocking(move || telemetry.shutdown()).await.unwrap();
-    });
 }
 
 #[test]
@@ -72,25 +44,6 @@ fn spans_leave_a_single_threaded_runtime() {
     assert!(body.windows(17).any(|bytes| bytes == b"process weft.fn.f"));
     assert!(lines.contains(r#""trace_id":""#), "{lines}");
     assert!(!lines.contains("WARN"), "{lines}");
-}
-
-#[test]
-#[ignore = "a case of an_endpoint_that_is_down_is_said_once_and_slows_nothing"]
-fn case_endpoint_down() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    runtime.block_on(async {
-        let telemetry = init(settings()).unwrap();
-        for _ in 0..3 {
-            let started = Instant::now();
-            for _ in 0..1000 {
-                drop(spans::process("weft.fn.f", "f", None, "m"));
-            }
-            assert!(started.elapsed() < Duration::from_secs(2), "making spans waited for the endpoint");
-            let telemetry = telemetry.clone();
-            tokio::task::spawn_blocking(move || telemetry.flush()).await.unwrap();
-        }
-        tokio::task::spawn_blocking(move || telemetry.shutdown()).await.unwrap();
-    });
 }
 
 #[test]

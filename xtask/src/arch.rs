@@ -23,7 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &["weft-dispatcher", "weft-worker", "weft-ledger", "weft-schemas", "weft-process", "weft-tests"],
     ),
     // The harness knows nothing of what it tests; its tests do.
-    ("weft-tests", &[]),
+    ("weft-tests", &["weft-worker"]),
     ("xtask", &[]),
 ];
 

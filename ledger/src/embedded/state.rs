@@ -129,7 +129,7 @@ impl EmbeddedState {
     /// [`Error::Unavailable`].
     pub async fn peek(&self, function: &FunctionName, name: &str) -> Result<Option<Bytes>, Error> {
         let mut writer = self.file.writer().await;
-        let value = read(&mut *writer, function, name, now()).await.map_err(self.file.map("read state"))?;
+        let value = read(&mut writer, function, name, now()).await.map_err(self.file.map("read state"))?;
         Ok(value.map(Bytes::from))
     }
 

@@ -101,12 +101,12 @@ impl NodeSession for Session {
             return Ok(false);
         }
         let mut writer = self.file.writer().await;
-        self.write(&mut *writer, self.lease_micros).await
+        self.write(&mut writer, self.lease_micros).await
     }
 
     async fn leave(&self) -> Result<(), Error> {
         let mut writer = self.file.writer().await;
-        self.write(&mut *writer, 0).await?;
+        self.write(&mut writer, 0).await?;
         // Closing the file unlocks it.
         drop(self.lock.lock().await.take());
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ struct Received {
 fn server(answer: Option<Receiver<()>>) -> (String, Receiver<Received>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    let (sender, receiver) = channel();
+    let (sender, receiver) = sync_channel(1024);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = BufReader::new(stream.unwrap());
@@ -376,7 +376,7 @@ fn a_forwarder_posts_bodies_as_they_are() {
 #[test]
 fn a_forwarder_never_blocks_and_says_what_it_dropped() {
     let _alone = alone();
-    let (allow, answer) = channel();
+    let (allow, answer) = sync_channel(1);
     let (endpoint, received) = server(Some(answer));
     let (dispatch, _, lines) = set_up(Export::None);
     let forwarder = Forwarder::new(&Export::Http { endpoint, headers: Vec::new() });

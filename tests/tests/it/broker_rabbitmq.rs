@@ -203,7 +203,7 @@ async fn a_return_is_never_taken_for_a_neighbours() {
             let broker = Arc::clone(&broker);
             tokio::spawn(async move {
                 for round in 0..10 {
-                    let lost = |n: usize| (n * 7 + caller + round) % 3 == 0;
+                    let lost = |n: usize| (n * 7 + caller + round).is_multiple_of(3);
                     let messages: Vec<Message> = (0..40)
                         .map(|n| {
                             let mut message = event("orders.placed", &format!("{caller}-{round}-{n}"));
