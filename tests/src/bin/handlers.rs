@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::Instrument as _;
-use weft_worker::{Context, Failure, Worker};
+use weft_worker::{Context, Failure, Worker, params};
 
 /// How often a handler looks whether its file is there.
 const LOOK: Duration = Duration::from_millis(10);
@@ -41,6 +41,8 @@ fn main() -> ExitCode {
         .handler("environment", environment)
         .handler("speak", speak)
         .handler("traced", traced)
+        .handler("state", state)
+        .handler("order", order)
         .run()
 }
 
@@ -158,4 +160,98 @@ async fn traced(ctx: Context, ask: Ask) -> Result<(), Failure> {
     }
     .instrument(tracing::info_span!("inner work"))
     .await
+}
+
+/// A value with some structure.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Basket {
+    owner: String,
+    items: BTreeMap<String, u32>,
+    paid: Option<bool>,
+}
+
+/// What `state` may be told to do with the function's state.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+enum Step {
+    Put { name: String, basket: Basket },
+    PutFor { name: String, basket: Basket, ttl_ms: u64 },
+    Read { name: String },
+    Increment { name: String, by: i64 },
+    IncrementOnce { name: String, by: i64 },
+    Swap { name: String, expected: Option<i64>, value: i64 },
+    Expire { name: String, ttl_ms: u64 },
+    Pause { runs: PathBuf, file: PathBuf },
+    Fail,
+}
+
+/// Does its steps in order; the result has an answer for each.
+async fn state(ctx: Context, steps: Vec<Step>) -> Result<Vec<Value>, Failure> {
+    let state = ctx.state().await?;
+    let mut answers = Vec::new();
+    for step in steps {
+        answers.push(match step {
+            Step::Put { name, basket } => json!(state.set(&name, &basket).await?),
+            Step::PutFor { name, basket, ttl_ms } => {
+                json!(state.set_for(&name, &basket, Duration::from_millis(ttl_ms)).await?)
+            }
+            Step::Read { name } => json!(state.get::<Basket>(&name).await?),
+            Step::Increment { name, by } => json!(state.increment(&name, by).await?),
+            Step::IncrementOnce { name, by } => json!(state.once().increment(&name, by).await?),
+            Step::Swap { name, expected, value } => {
+                json!(state.compare_and_set(&name, expected.as_ref(), &value).await?)
+            }
+            Step::Expire { name, ttl_ms } => json!(state.expire(&name, Duration::from_millis(ttl_ms)).await?),
+            Step::Pause { runs, file } => json!(pause(&ctx, runs, &file).await?),
+            Step::Fail => return Err(Failure::retry("Told", "the steps say so")),
+        });
+    }
+    Ok(answers)
+}
+
+/// Writes the attempt down and goes on when the file is there.
+async fn pause(ctx: &Context, runs: PathBuf, file: &Path) -> Result<(), Failure> {
+    note(ctx, &Ask { runs: Some(runs), ..Ask::default() })?;
+    while !is_there(Some(file)) {
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+/// How `order` ends.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum End {
+    Commit,
+    Fail,
+    Panic,
+    Forget,
+}
+
+/// What `order` is told.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Order {
+    /// Where to write that the effect is written and the transaction open, and the file to wait for then.
+    #[serde(default)]
+    pause: Option<(PathBuf, PathBuf)>,
+    end: End,
+}
+
+/// In one transaction: puts a row into `orders` and emits. Then it ends as told.
+async fn order(ctx: Context, order: Order) -> Result<String, Failure> {
+    let mut tx = ctx.transaction().await?;
+    tx.execute("INSERT INTO orders (id, process) VALUES ($1, $2)", params![ctx.key().as_str(), std::process::id()])
+        .await?;
+    tx.emit("order.placed", &json!({ "order": ctx.key().as_str() }))?;
+    if let Some((runs, file)) = order.pause {
+        pause(&ctx, runs, &file).await?;
+    }
+    match order.end {
+        End::Commit => tx.commit("placed".to_owned()).await,
+        End::Fail => Err(Failure::terminal("Told", "the order says so")),
+        End::Panic => std::panic::panic_any("the handler panics on purpose"),
+        End::Forget => Ok("forgotten".to_owned()),
+    }
 }
