@@ -299,8 +299,17 @@ impl Process {
     }
 }
 
+/// The lines of a program that a failing test shows.
+const SHOWN_LINES: usize = 60;
+
 impl Drop for Process {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The test failed while this ran: what it said is the best account of why.
+            let lines = self.lines();
+            let shown = lines.get(lines.len().saturating_sub(SHOWN_LINES)..).unwrap_or_default();
+            eprintln!("{} was running; its last {} lines:\n{}", self.name, shown.len(), shown.join("\n"));
+        }
         if let Some(pid) = self.child.id() {
             signal_tree(pid, Signal::STOP);
             signal_tree(pid, Signal::KILL);

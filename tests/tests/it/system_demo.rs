@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use weft_tests::{Exit, PrivateRabbit, Process, poll};
 
-use crate::system_stage::{LIMIT, Place, Stage, one_json};
+use crate::system_stage::{LIMIT, Place, Stage, children, is_alive, one_json};
 
 const DEMO: Duration = Duration::from_secs(110);
 
@@ -94,4 +94,34 @@ async fn the_demo_passes_while_rabbitmq_is_restarted_in_the_middle() {
     assert!(payments < 250, "the demo was done before RabbitMQ was stopped");
     check(demo.wait(DEMO).await);
     assert_eq!(stage.vhost().queues().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_demo_that_is_stopped_or_runs_out_of_time_fails_and_leaves_nothing_behind() {
+    let folder = weft_tests::folder("demo");
+    let demo = |args: &[&str]| {
+        let demo = Process::weft("weft").args(["demo", "--json"]).args(args);
+        demo.folder(&folder).env("TMPDIR", &folder)
+    };
+    // The folder of the workers' rooms may outlive a stop on a busy machine; the next start sweeps it, which is tested
+    // where it is made. What the demo itself makes must be gone.
+    let left = || -> Vec<_> {
+        let names = std::fs::read_dir(&folder).unwrap().flatten().map(|entry| entry.file_name());
+        names.filter(|name| !name.as_encoded_bytes().starts_with(b"weft-run-")).collect()
+    };
+    let late = demo(&["--limit", "1s"]).run(DEMO).await.code(6).text();
+    assert!(late.contains("error[W0801]") && late.contains("--limit"), "{late}");
+    assert!(left().is_empty(), "{:?}", left());
+
+    let stopped = demo(&[]).spawn();
+    let workers = poll("workers are there", LIMIT, || async {
+        let workers = children(stopped.pid().unwrap());
+        if workers.len() >= 2 { Ok(workers) } else { Err(workers) }
+    })
+    .await;
+    stopped.terminate();
+    let exit = stopped.wait(DEMO).await.code(6);
+    assert!(exit.text().contains("was stopped before it was done"), "{}", exit.text());
+    assert!(workers.iter().all(|pid| !is_alive(*pid)), "a worker outlived the demo");
+    assert!(left().is_empty(), "{:?}", left());
 }
