@@ -114,8 +114,9 @@ pub(crate) struct Invocation {
     /// Same key, other payload, arrived while the claim was still open.
     pub rivals: Vec<(DeliveryId, Admitted)>,
     pub phase: Phase,
-    /// The fence that the claim under way carries; a retry that joins later may bring a better one.
-    pub asked: Option<Fence>,
+    /// How many of `deliveries` were there when the ledger was last asked about it. What joins later may stand for what
+    /// came of that very answer, elsewhere: a retry or a redrive. It is not acked on an answer that is not about it.
+    pub covered: usize,
     /// On the clock that the machine's processes share, in microseconds.
     pub received_us: u64,
     /// It came from a publisher, neither as a retry of ours nor as a redelivery, and no verdict has counted it yet: if

@@ -51,7 +51,7 @@ impl Core {
                 deliveries: vec![delivery],
                 rivals: Vec::new(),
                 phase: Phase::Claiming,
-                asked: None,
+                covered: 0,
                 received_us: now.shared_us,
                 fresh: !redelivered && admitted.resume.is_none(),
                 span,
@@ -118,7 +118,10 @@ impl Core {
         while requests.len() < self.batch {
             let Some(key) = self.to_claim.pop_front() else { break };
             let Some(invocation) = self.invocations.get_mut(&key) else { continue };
-            invocation.asked = invocation.admitted.resume;
+            if !matches!(invocation.phase, Phase::Claiming) {
+                continue;
+            }
+            invocation.covered = invocation.deliveries.len();
             requests.push(ClaimRequest { key, digest: invocation.admitted.digest, resume: invocation.admitted.resume });
         }
         if !requests.is_empty() {
@@ -165,6 +168,9 @@ impl Core {
 
     fn on_verdict(&mut self, key: &Key, verdict: Verdict, known: &mut u64, acks: &mut Vec<DeliveryId>, now: Now) {
         let Some(invocation) = self.invocations.get_mut(key) else { return };
+        if !matches!(invocation.phase, Phase::Claiming) {
+            return;
+        }
         spans::verdict(&invocation.step, &invocation.span, &verdict);
         let fresh = std::mem::take(&mut invocation.fresh);
         match verdict {
@@ -175,23 +181,25 @@ impl Core {
                 let rivals = std::mem::take(&mut invocation.rivals);
                 invocation.step = spans::wait(&invocation.span);
                 invocation.phase = Phase::Ready { claim, waited: false };
-                let alone = claim.crashes > 0;
-                let queue = if alone { &mut self.ready_alone } else { &mut self.ready };
-                queue.push_back(key.clone());
+                if self.draining {
+                    self.release(key);
+                } else if claim.crashes > 0 {
+                    self.ready_alone.push_back(key.clone());
+                } else {
+                    self.ready.push_back(key.clone());
+                }
                 for (delivery, rival) in rivals {
                     self.mismatch(delivery, &rival, now);
                 }
-                if self.draining {
-                    self.release(key);
-                }
             }
-            Verdict::Deferred { .. } if invocation.admitted.resume != invocation.asked => {
-                *known += u64::from(fresh);
-                self.claim_again(key);
-            }
-            Verdict::Replay { .. } | Verdict::Deferred { .. } | Verdict::Dead => {
+            // A success is for good, whatever has joined since.
+            Verdict::Replay { .. } => {
                 *known += u64::from(fresh);
                 acks.extend(self.forget(key, now));
+            }
+            Verdict::Deferred { .. } | Verdict::Dead => {
+                *known += u64::from(fresh);
+                acks.extend(self.ack_covered(key, now));
             }
             Verdict::Busy { retry_in } => {
                 invocation.fresh = fresh;
@@ -210,6 +218,20 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// What an answer that may be outdated by now is about: the deliveries that were there when it was asked for. Those
+    /// that joined since ask anew; when there are none, the key is forgotten.
+    pub(super) fn ack_covered(&mut self, key: &Key, now: Now) -> Vec<DeliveryId> {
+        let Some(invocation) = self.invocations.get_mut(key) else { return Vec::new() };
+        let covered = invocation.covered.min(invocation.deliveries.len());
+        if covered == invocation.deliveries.len() {
+            return self.forget(key, now);
+        }
+        let rest = invocation.deliveries.split_off(covered);
+        let answered = std::mem::replace(&mut invocation.deliveries, rest);
+        self.ask_again(key, now);
+        answered
     }
 
     /// A parked key's wait is over.

@@ -88,9 +88,10 @@ impl Core {
         let mut settles = Vec::new();
         while settles.len() < self.batch {
             let Some(key) = self.to_settle.pop_front() else { break };
-            if let Some(invocation) = self.invocations.get(&key)
+            if let Some(invocation) = self.invocations.get_mut(&key)
                 && let Phase::Settling { settle, .. } = &invocation.phase
             {
+                invocation.covered = invocation.deliveries.len();
                 settles.push(settle.as_ref().clone());
             }
         }
@@ -124,7 +125,9 @@ impl Core {
                     wake |= !matches!(&settle.to, Settlement::Succeeded { outbox, .. } if outbox.is_empty());
                     self.count(&settle.to);
                     spans::ack(&invocation.span, &self.queue);
-                    acks.extend(self.forget(&key, now));
+                    let for_good = matches!(settle.to, Settlement::Succeeded { .. });
+                    let answered = if for_good { self.forget(&key, now) } else { self.ack_covered(&key, now) };
+                    acks.extend(answered);
                 }
                 (Settled::Done, AfterSettle::Release) => self.ask_again(&key, now),
                 (Settled::AuthorityLost, _) => {

@@ -218,12 +218,43 @@ fn a_retry_that_joins_a_duplicate_is_not_taken_for_superfluous() {
     assert!(claimed(&bench.deliver(vec![retry])).is_empty());
     // The claim went out without the fence: the verdict is about the duplicate, not about the retry.
     let actions = bench.verdicts(&asked, vec![Verdict::Deferred { due_in: Duration::ZERO }]);
-    assert!(acked(&actions).is_empty(), "{actions:?}");
+    assert_eq!(acked(&actions), [1], "{actions:?}");
     let Some(Action::Claim { requests, .. }) = actions.iter().find(|action| matches!(action, Action::Claim { .. }))
     else {
         panic!("{actions:?}")
     };
     assert_eq!(requests[0].resume, Some(Fence(3)));
+}
+
+#[test]
+fn a_redrive_that_arrives_while_the_old_verdict_is_under_way_is_not_acked_with_it() {
+    let mut bench = bench(1, 1);
+    let asked = claimed(&bench.deliver(vec![message("k", "a")]));
+    // Between the ledger's answer and its arrival an operator redrives, and the event comes back.
+    bench.deliver(vec![message("k", "a")]);
+    let actions = bench.verdicts(&asked, vec![Verdict::Dead]);
+    assert_eq!(acked(&actions), [1]);
+    let asked = claimed(&actions);
+    assert_eq!(asked.len(), 1, "the second is asked about anew: {actions:?}");
+    assert_eq!(launched(&bench.verdicts(&asked, vec![Verdict::Run(claim(2, 1, 0))])).len(), 1);
+}
+
+#[test]
+fn a_retry_that_arrives_before_its_own_settle_is_answered_is_not_acked_with_it() {
+    let mut bench = bench(1, 1);
+    let (worker, invoke) = bench.running("k");
+    let outcome = Outcome::Retry { error: ErrorInfo::new("E", "m"), after_ms: None };
+    let parked = settles(&bench.outcome(worker, &invoke, outcome));
+    // Another dispatcher's relay is faster than the answer to our settle.
+    let retry = requeue::retry_message(&message("k", "a"), "weft", &FunctionName::new("f").unwrap(), Fence(1));
+    bench.deliver(vec![retry]);
+    let actions = bench.settled(&parked, Settled::Done);
+    assert_eq!(acked(&actions), [1]);
+    let Some(Action::Claim { requests, .. }) = actions.iter().find(|action| matches!(action, Action::Claim { .. }))
+    else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(requests[0].resume, Some(Fence(1)));
 }
 
 #[test]
@@ -366,6 +397,19 @@ fn a_drain_finishes_what_runs_and_hands_back_what_has_not_started() {
     assert_eq!(acked(&bench.settled(&settles(&actions), Settled::Done)), [1]);
     let actions = bench.gone(worker, true);
     assert!(matches!(actions[..], [Action::WorkerGone(_), Action::Stopped]), "{actions:?}");
+}
+
+#[test]
+fn a_claim_that_is_granted_in_a_drain_is_given_back_and_starts_no_worker() {
+    let mut bench = bench(1, 4);
+    let asked = claimed(&bench.deliver(vec![message("k", "a")]));
+    let actions = bench.handle(Input::Drain);
+    assert!(requeued(&actions).is_empty(), "its claim is under way: {actions:?}");
+    let actions = bench.verdicts(&asked, vec![Verdict::Run(claim(1, 1, 0))]);
+    assert!(launched(&actions).is_empty(), "{actions:?}");
+    let released = settles(&actions);
+    assert!(matches!(released[..], [Settle { to: Settlement::Released, .. }]), "{actions:?}");
+    assert_eq!(requeued(&bench.settled(&released, Settled::Done)), [1]);
 }
 
 #[test]
