@@ -18,10 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("weft-example-orders", &["weft-worker", "weft-ledger", "weft-schemas", "weft-process"]),
     ("weft", &["weft-dispatcher", "weft-worker", "weft-ledger", "weft-schemas", "weft-process", "weft-example-orders"]),
     // Measures every part against its floor, so it may see all of them, on the servers of the harness.
-    (
-        "weft-bench",
-        &["weft-dispatcher", "weft-worker", "weft-ledger", "weft-schemas", "weft-process", "weft-tests"],
-    ),
+    ("weft-bench", &["weft-dispatcher", "weft-worker", "weft-ledger", "weft-schemas", "weft-process", "weft-tests"]),
     // The harness knows nothing of what it tests; its tests do.
     ("weft-tests", &["weft-worker"]),
     ("xtask", &[]),

@@ -19,11 +19,7 @@ impl Testable for Sqlite {
             "UPDATE invocation SET due_at = due_at - ?1, expires_at = expires_at - ?1,
                  first_seen_at = first_seen_at - ?1, updated_at = updated_at - ?1",
         ] {
-            sqlx::query(statement)
-                .bind(micros(by))
-                .execute(&mut *writer)
-                .await
-                .map_err(self.map("move the clock"))?;
+            sqlx::query(statement).bind(micros(by)).execute(&mut *writer).await.map_err(self.map("move the clock"))?;
         }
         Ok(())
     }

@@ -70,7 +70,12 @@ fn to_dispatcher() -> impl Strategy<Value = ToDispatcher> {
         vec(any::<String>(), 0..4).prop_map(|handlers| ToDispatcher::Ready { handlers }),
         any::<String>().prop_map(|message| ToDispatcher::StartFailed { message }),
         (any::<u64>(), outcome(), vec(sample::event(), 0..3), any::<Option<u64>>()).prop_map(
-            |(id, outcome, emits, entered_us)| ToDispatcher::Outcome { id: InvocationId(id), outcome, emits, entered_us }
+            |(id, outcome, emits, entered_us)| ToDispatcher::Outcome {
+                id: InvocationId(id),
+                outcome,
+                emits,
+                entered_us
+            }
         ),
         sample::body().prop_map(ToDispatcher::Spans),
     ]

@@ -82,9 +82,10 @@ pub(super) async fn remove(connection: &Connection, topology: &Topology) -> Resu
     };
     match tokio::time::timeout(LIMIT, all).await {
         Ok(result) => result.map_err(|error| protocol("delete exchanges and queues", error)),
-        Err(elapsed) => {
-            Err(BrokerError::Protocol { doing: "delete exchanges and queues in time".to_owned(), source: Box::new(elapsed) })
-        }
+        Err(elapsed) => Err(BrokerError::Protocol {
+            doing: "delete exchanges and queues in time".to_owned(),
+            source: Box::new(elapsed),
+        }),
     }
 }
 
