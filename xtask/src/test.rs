@@ -24,6 +24,7 @@ const REQUIRED: &[(&str, &str, &str)] = &[
     ("weft-tests", "it", "ledger_postgres::"),
     ("weft-tests", "it", "broker_rabbitmq::"),
     ("weft-tests", "it", "state_redis::"),
+    ("weft-tests", "it", "worker_postgres::"),
     ("weft-tests", "it", "compose::"),
     ("weft-tests", "it", "system_"),
 ];
