@@ -222,8 +222,8 @@ mod tests {
 
     #[test]
     fn package_names_are_read_from_both_forms_of_an_id() {
-        assert_eq!(package_of("path+file:///work/main/tests#weft-tests@0.1.0"), "weft-tests");
-        assert_eq!(package_of("path+file:///work/main/xtask#0.1.0"), "xtask");
+        assert_eq!(package_of("path+file:///home/u/weft/tests#weft-tests@0.1.0"), "weft-tests");
+        assert_eq!(package_of("path+file:///home/u/weft/xtask#0.1.0"), "xtask");
     }
 
     #[test]
