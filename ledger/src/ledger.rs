@@ -161,6 +161,30 @@ pub struct InvocationRecord {
     pub updated_at: Timestamp,
     pub due_at: Option<Timestamp>,
     pub expires_at: Option<Timestamp>,
+    /// The attempts that failed, oldest first, over all epochs; the latest [`FailedAttempt::KEPT`] are kept.
+    pub failures: Vec<FailedAttempt>,
+}
+
+/// An attempt that did not succeed, as the ledger remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedAttempt {
+    pub epoch: Epoch,
+    /// From 1 in each epoch.
+    pub attempt: Attempt,
+    /// It killed its worker, or vanished with its dispatcher.
+    pub crashed: bool,
+    pub error: ErrorInfo,
+    /// By the database clock; for an attempt that vanished, when the next one took over.
+    pub ended_at: Timestamp,
+    /// The node that ran it.
+    pub node: Option<String>,
+}
+
+impl FailedAttempt {
+    /// How many of an invocation's failed attempts are kept.
+    pub const KEPT: usize = 32;
+    /// The `error.kind` of an attempt whose dispatcher went away without an outcome.
+    pub const VANISHED: &str = "Vanished";
 }
 
 /// Which invocations to list, newest change first.
@@ -181,20 +205,63 @@ pub struct DeadLetterRecord {
     pub letter: DeadLetter,
     /// How often the same thing was buried (a malformed message may arrive twice).
     pub arrivals: u64,
+    /// When it was buried last, by the database clock.
+    pub buried_at: Timestamp,
+    /// Groups letters that died of the same thing: see [`ErrorInfo::fingerprint`].
+    pub fingerprint: String,
     pub redriven_at: Option<Timestamp>,
     pub redriven_by: Option<String>,
+    /// The key of the edited event that a redrive sent in its stead.
+    pub redriven_as: Option<Key>,
+    /// When its message was thrown away; `letter.message` is empty then.
+    pub purged_at: Option<Timestamp>,
+    pub purged_by: Option<String>,
 }
 
-/// Which dead letters to list, newest first.
+/// Which dead letters to list, newest first. Every condition that is set must hold.
 #[derive(Debug, Clone, Default)]
 pub struct DeadLetterQuery {
     pub id: Option<DeadLetterId>,
     pub function: Option<FunctionName>,
+    pub key: Option<Key>,
     pub reason: Option<Reason>,
-    /// Also those that were redriven.
-    pub include_redriven: bool,
+    /// `error.kind` as the handler named it.
+    pub error_kind: Option<String>,
+    pub fingerprint: Option<String>,
+    /// Buried before this.
+    pub before: Option<Timestamp>,
+    /// Buried at this time or later.
+    pub since: Option<Timestamp>,
+    /// Also those that were redriven or purged.
+    pub include_closed: bool,
+    /// Only those after this one in the list: the last of the page before.
+    pub after: Option<(Timestamp, DeadLetterId)>,
     /// At most this many; 0 means 100.
     pub limit: u32,
+}
+
+/// Dead letters that died of the same thing.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DeadLetterGroup {
+    pub function: FunctionName,
+    pub reason: Reason,
+    pub error_kind: String,
+    pub fingerprint: String,
+    /// The newest letter's message, as an example.
+    pub error_message: String,
+    pub count: u64,
+    pub first_at: Timestamp,
+    pub last_at: Timestamp,
+}
+
+/// How to bring a dead letter back.
+#[derive(Debug, Clone)]
+pub struct Redrive {
+    /// Who does it: kept beside the letter.
+    pub by: String,
+    pub message: OutboxMessage,
+    /// Set when `message` was edited: it runs under this key, and the dead invocation stays dead.
+    pub successor: Option<Key>,
 }
 
 /// What a redrive did.
@@ -204,6 +271,68 @@ pub enum Redriven {
     /// It was redriven before; nothing was written.
     Already,
     NotFound,
+}
+
+/// What the ledger says of itself at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct Audit {
+    /// The snapshot's time, by the database clock.
+    pub at: Timestamp,
+    pub functions: Vec<FunctionAudit>,
+    /// What cannot be explained by a system at work. Empty when all is well.
+    pub differences: Vec<Difference>,
+    /// How many differences there are; `differences` may hold fewer.
+    pub differences_found: u64,
+}
+
+/// One function's books.
+#[derive(Debug, Clone, Serialize)]
+pub struct FunctionAudit {
+    pub function: FunctionName,
+    /// Invocations that ever came into being: each is a row now, or was swept.
+    pub accepted: u64,
+    pub swept: u64,
+    /// Claimed by a live owner.
+    pub claimed: u64,
+    /// Claimed by an owner that is gone: the broker's redelivery takes them over.
+    pub lapsed: u64,
+    pub waiting: u64,
+    pub succeeded: u64,
+    pub dead: u64,
+    /// Dead letters that are neither redriven nor purged.
+    pub open_letters: u64,
+    /// Outbox rows of this function's retries and redrives, and of its dead letters' copies.
+    pub outbox_runs: u64,
+    pub outbox_copies: u64,
+    /// Waiting or lapsed invocations with no outbox row, so that only a message at the broker brings them back. Oldest
+    /// change first.
+    pub at_broker: Vec<AtBroker>,
+    pub at_broker_count: u64,
+}
+
+/// An invocation that needs a message at the broker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AtBroker {
+    pub key: Key,
+    pub state: State,
+    pub fence: Fence,
+    pub updated_at: Timestamp,
+}
+
+/// A contradiction in the ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "difference", rename_all = "snake_case")]
+pub enum Difference {
+    /// More invocations were accepted than there are rows and were swept (or fewer): rows were deleted (or made) by hand.
+    Rows { function: FunctionName, accepted: u64, present: u64, swept: u64 },
+    /// It is dead, and there is no dead letter for it.
+    DeadWithoutLetter { function: FunctionName, key: Key },
+    /// A letter of an invocation that is not there.
+    LetterWithoutInvocation { function: FunctionName, key: Key, id: DeadLetterId },
+    /// A retry or a redrive in the outbox, and no invocation that waits for it.
+    RetryWithoutInvocation { function: FunctionName, key: Key },
+    /// An outbox row that is long overdue.
+    Overdue { kind: OutboxKind, id: OutboxId, function: Option<FunctionName>, key: Option<Key>, tries: u32 },
 }
 
 /// A dispatcher's hold on its node name. The name is proven free by a lock that dies with the process.
@@ -255,9 +384,32 @@ pub trait Ledger: Send + Sync {
     /// Counts by function and state.
     async fn totals(&self) -> Result<Vec<(FunctionName, State, u64)>, Error>;
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterRecord>, Error>;
-    /// Sets a dead letter's invocation to `waiting` (epoch + 1, attempts from 0) and puts `message` in the outbox, in
-    /// one transaction; for a letter without an invocation only the outbox row is written.
-    async fn redrive(&self, id: &DeadLetterId, by: &str, message: OutboxMessage) -> Result<Redriven, Error>;
+    /// Dead letters by function, reason and fingerprint, largest group first. `query.after` is ignored; `limit` bounds
+    /// the groups.
+    async fn dead_letter_groups(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterGroup>, Error> {
+        let _ = query;
+        Err(Error::Corrupt { what: "not built".to_owned() })
+    }
+    /// Sets a dead letter's invocation to `waiting` (epoch + 1, attempts from 0) and puts the message in the outbox, in
+    /// one transaction. Only the outbox row is written for a letter without an invocation, and for an edited message.
+    async fn redrive(&self, id: &DeadLetterId, redrive: &Redrive) -> Result<Redriven, Error>;
+    /// Throws the messages of open dead letters away and records who did it and when; their invocations stay `dead`.
+    /// Returns how many. Unknown ids and letters that are closed already are passed over.
+    async fn purge(&self, ids: &[DeadLetterId], by: &str) -> Result<u64, Error> {
+        let _ = (ids, by);
+        Err(Error::Corrupt { what: "not built".to_owned() })
+    }
+    /// Puts messages into the outbox by themselves, in one durable transaction: replies to duplicates.
+    async fn post(&self, messages: &[OutboxMessage]) -> Result<(), Error> {
+        let _ = messages;
+        Err(Error::Corrupt { what: "not built".to_owned() })
+    }
+
+    /// Looks at the whole ledger in one snapshot. Reads only; at most `limit` items of each list.
+    async fn audit(&self, limit: u32) -> Result<Audit, Error> {
+        let _ = limit;
+        Err(Error::Corrupt { what: "not built".to_owned() })
+    }
 
     /// Deletes up to `limit` expired rows; returns how many. Never touches claimed, waiting or dead rows.
     async fn sweep(&self, limit: u32) -> Result<u64, Error>;

@@ -20,8 +20,9 @@ pub mod conformance;
 pub use error::Error;
 pub use join::{JoinError, Joined, Joiner, Row, Value};
 pub use ledger::{
-    Claim, ClaimRequest, DeadLetterQuery, DeadLetterRecord, Due, DueBatch, InvocationQuery, InvocationRecord, Ledger,
-    NodeSession, OutboxId, OutboxKind, OutboxMessage, Owner, Redriven, Settle, Settled, Settlement, State, Verdict,
+    AtBroker, Audit, Claim, ClaimRequest, DeadLetterGroup, DeadLetterQuery, DeadLetterRecord, Difference, Due,
+    DueBatch, FailedAttempt, FunctionAudit, InvocationQuery, InvocationRecord, Ledger, NodeSession, OutboxId,
+    OutboxKind, OutboxMessage, Owner, Redrive, Redriven, Settle, Settled, Settlement, State, Verdict,
 };
 pub use open::open;
 pub use postgres::Postgres;

@@ -2,6 +2,7 @@
 //! reports to people (error codes, pages and exit statuses). It knows nothing of events or functions.
 
 pub mod backoff;
+pub mod crash;
 pub mod report;
 pub mod secret;
 pub mod shutdown;

@@ -30,13 +30,17 @@ pub enum Reason {
     Exhausted,
     /// The last allowed attempt ran into the timeout.
     TimedOut,
-    /// Attempts kept killing their worker.
+    /// Attempts kept killing their worker, or the broker's own delivery limit was reached.
     Crashed,
+    /// The event is too many steps away from the one that began it: functions emit each other's triggers in a circle.
+    Recursion,
+    /// No function is bound to it.
+    Unroutable,
 }
 
 impl Reason {
     /// Every reason, for tables and round-trip tests.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Undecodable,
         Self::Schema,
         Self::NoKey,
@@ -47,6 +51,8 @@ impl Reason {
         Self::Exhausted,
         Self::TimedOut,
         Self::Crashed,
+        Self::Recursion,
+        Self::Unroutable,
     ];
 
     /// The stable text form.
@@ -62,6 +68,8 @@ impl Reason {
             Self::Exhausted => "exhausted",
             Self::TimedOut => "timed_out",
             Self::Crashed => "crashed",
+            Self::Recursion => "recursion",
+            Self::Unroutable => "unroutable",
         }
     }
 

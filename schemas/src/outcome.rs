@@ -24,6 +24,45 @@ impl ErrorInfo {
         }
         Self { kind: cut(kind.into(), 256), message: cut(message.into(), 8 * 1024) }
     }
+
+    /// Names what went wrong without the particulars: errors that differ in numbers, quoted texts, identifiers and
+    /// other words that hold a digit have one fingerprint. 16 hexadecimal digits; stable over versions of Weft, since
+    /// it is stored.
+    ///
+    /// ```
+    /// use weft_schemas::ErrorInfo;
+    /// let one = ErrorInfo::new("Timeout", "no answer from \"db-1\" within 30 ms");
+    /// let other = ErrorInfo::new("Timeout", "no answer from \"db-2\" within 1500 ms");
+    /// assert_eq!(one.fingerprint(), other.fingerprint());
+    /// assert_ne!(one.fingerprint(), ErrorInfo::new("Refused", "no answer").fingerprint());
+    /// ```
+    pub fn fingerprint(&self) -> String {
+        let shape = shape(&self.message);
+        let digest = crate::Digest::of(&[b"error", self.kind.as_bytes(), shape.as_bytes()]);
+        digest.to_hex().split_at(16).0.to_owned()
+    }
+}
+
+/// A message with its particulars taken out: quoted texts become `""`, words that hold a digit become `#`. Only the first
+/// line counts: what follows is mostly a stack.
+fn shape(message: &str) -> String {
+    let line = message.lines().next().unwrap_or_default();
+    let mut shape = String::new();
+    for (n, part) in line.split(['"', '`']).enumerate() {
+        if n % 2 == 1 {
+            shape.push_str("\"\"");
+            continue;
+        }
+        for word in part.split_inclusive(|c: char| c.is_whitespace() || ",;:()[]{}<>=".contains(c)) {
+            if word.chars().any(|c| c.is_ascii_digit()) {
+                shape.push('#');
+                shape.extend(word.chars().last().filter(|c| !c.is_alphanumeric()));
+            } else {
+                shape.push_str(word);
+            }
+        }
+    }
+    shape
 }
 
 /// How an attempt ended. The first four come from a handler; the rest from Weft itself.

@@ -1,6 +1,6 @@
 //! `weft dlq`: list, show and redrive dead letters.
 
-use weft_ledger::{DeadLetterQuery, DeadLetterRecord, Ledger, OutboxKind, OutboxMessage, Redriven};
+use weft_ledger::{DeadLetterQuery, DeadLetterRecord, Ledger, OutboxKind, OutboxMessage, Redrive, Redriven};
 use weft_process::report::{Code, Exit, Report};
 use weft_schemas::{DeadLetterId, requeue};
 
@@ -26,11 +26,11 @@ async fn ask(ledger: &dyn Ledger, query: &DeadLetterQuery) -> Result<Vec<DeadLet
 async fn ls(args: args::DlqLs) -> Result<Exit, Report> {
     let ledger = Services::resolve(&args.services)?.checked_ledger().await?;
     let query = DeadLetterQuery {
-        id: None,
         function: args.function,
         reason: args.reason,
-        include_redriven: args.all,
+        include_closed: args.all,
         limit: args.limit,
+        ..DeadLetterQuery::default()
     };
     let found = ask(ledger.as_ref(), &query).await?;
     if args.json {
@@ -118,7 +118,7 @@ async fn show_one(args: args::DlqShow) -> Result<Exit, Report> {
 async fn find(ledger: &dyn Ledger, id: &str) -> Result<DeadLetterRecord, Report> {
     let query = DeadLetterQuery {
         id: Some(DeadLetterId(id.to_owned())),
-        include_redriven: true,
+        include_closed: true,
         limit: 1,
         ..DeadLetterQuery::default()
     };
@@ -132,13 +132,8 @@ async fn redrive(args: args::DlqRedrive) -> Result<Exit, Report> {
     let ledger = Services::resolve(&args.services)?.checked_ledger().await?;
     let mut letters = Vec::new();
     if args.ids.is_empty() {
-        let query = DeadLetterQuery {
-            id: None,
-            function: args.function,
-            reason: args.reason,
-            include_redriven: false,
-            limit: MOST,
-        };
+        let query =
+            DeadLetterQuery { function: args.function, reason: args.reason, limit: MOST, ..DeadLetterQuery::default() };
         letters = ask(ledger.as_ref(), &query).await?;
     } else {
         for id in &args.ids {
@@ -159,7 +154,8 @@ async fn redrive(args: args::DlqRedrive) -> Result<Exit, Report> {
             due_in: std::time::Duration::ZERO,
             message: requeue::redrive_message(&record.letter, &args.services.prefix),
         };
-        match ledger.redrive(id, &by, message).await.map_err(|error| weft_dispatcher::report::ledger(&error))? {
+        let redrive = Redrive { by: by.clone(), message, successor: None };
+        match ledger.redrive(id, &redrive).await.map_err(|error| weft_dispatcher::report::ledger(&error))? {
             Redriven::Done => redriven.push(id.clone()),
             Redriven::Already | Redriven::NotFound => already.push(id.clone()),
         }

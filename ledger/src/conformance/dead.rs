@@ -3,7 +3,11 @@
 use weft_schemas::Epoch;
 
 use super::*;
-use crate::{DeadLetterQuery, DeadLetterRecord, Redriven, State};
+use crate::{DeadLetterQuery, DeadLetterRecord, Redrive, Redriven, State};
+
+fn by(name: &str) -> Redrive {
+    Redrive { by: name.to_owned(), message: redrive_message(), successor: None }
+}
 
 async fn letters(subject: &Subject, query: DeadLetterQuery) -> Vec<DeadLetterRecord> {
     subject.ledger.dead_letters(&query).await.unwrap()
@@ -49,7 +53,7 @@ pub async fn two_quick_redrives_are_one(subject: &Subject) {
     let racers: Vec<_> = (0..8)
         .map(|n| {
             let (ledger, id) = (subject.ledger.clone(), id.clone());
-            tokio::spawn(async move { ledger.redrive(&id, &format!("op{n}"), redrive_message()).await.unwrap() })
+            tokio::spawn(async move { ledger.redrive(&id, &by(&format!("op{n}"))).await.unwrap() })
         })
         .collect();
     let (mut done, mut already) = (0, 0);
@@ -71,7 +75,7 @@ pub async fn a_redriven_invocation_starts_afresh(subject: &Subject) {
     subject.ledger.advance(HOUR).await.unwrap();
     assert!(session.renew().await.unwrap());
     assert_eq!(subject.claim(&*session, "k", "x").await, Verdict::Dead, "the dead do not expire");
-    assert_eq!(subject.ledger.redrive(&id, "op", redrive_message()).await.unwrap(), Redriven::Done);
+    assert_eq!(subject.ledger.redrive(&id, &by("op")).await.unwrap(), Redriven::Done);
     let before = subject.record("k").await.unwrap();
     assert_eq!((before.state, before.attempt), (State::Waiting, Attempt(0)));
     let claim = subject.run(&*session, "k", "x").await;
@@ -80,7 +84,7 @@ pub async fn a_redriven_invocation_starts_afresh(subject: &Subject) {
     assert!(age < jiff::SignedDuration::from_mins(30), "its age is counted anew: {age:?}");
 
     assert_eq!(letters(subject, DeadLetterQuery::default()).await.len(), 0);
-    let all = letters(subject, DeadLetterQuery { include_redriven: true, ..DeadLetterQuery::default() }).await;
+    let all = letters(subject, DeadLetterQuery { include_closed: true, ..DeadLetterQuery::default() }).await;
     assert_eq!(all[0].redriven_by.as_deref(), Some("op"));
     assert!(all[0].redriven_at.is_some());
 }
@@ -88,28 +92,28 @@ pub async fn a_redriven_invocation_starts_afresh(subject: &Subject) {
 pub async fn a_letter_can_die_again_after_a_redrive(subject: &Subject) {
     let session = subject.enter("a").await;
     let first = die(subject, &*session, "k").await;
-    assert_eq!(subject.ledger.redrive(&first, "op", redrive_message()).await.unwrap(), Redriven::Done);
+    assert_eq!(subject.ledger.redrive(&first, &by("op")).await.unwrap(), Redriven::Done);
     let second = die(subject, &*session, "k").await;
     assert_ne!(first, second);
-    assert_eq!(subject.ledger.redrive(&first, "op", redrive_message()).await.unwrap(), Redriven::Already);
-    assert_eq!(subject.ledger.redrive(&second, "op", redrive_message()).await.unwrap(), Redriven::Done);
+    assert_eq!(subject.ledger.redrive(&first, &by("op")).await.unwrap(), Redriven::Already);
+    assert_eq!(subject.ledger.redrive(&second, &by("op")).await.unwrap(), Redriven::Done);
     assert_eq!(subject.record("k").await.unwrap().epoch, Epoch(2));
 
     // A message that never became an invocation has the same id each time.
     subject.ledger.bury(&[(refused("a"), copy("a"))]).await.unwrap();
     let id = refused("a").id;
-    assert_eq!(subject.ledger.redrive(&id, "op", redrive_message()).await.unwrap(), Redriven::Done);
+    assert_eq!(subject.ledger.redrive(&id, &by("op")).await.unwrap(), Redriven::Done);
     subject.drain().await;
     subject.ledger.bury(&[(refused("a"), copy("again"))]).await.unwrap();
     assert_eq!(subject.drain().await, [(OutboxKind::DeadLetter, "again".to_owned())]);
     let found = letters(subject, DeadLetterQuery { id: Some(id.clone()), ..DeadLetterQuery::default() }).await;
     assert_eq!((found[0].arrivals, found[0].redriven_at), (2, None));
-    assert_eq!(subject.ledger.redrive(&id, "op", redrive_message()).await.unwrap(), Redriven::Done);
+    assert_eq!(subject.ledger.redrive(&id, &by("op")).await.unwrap(), Redriven::Done);
 }
 
 pub async fn an_unknown_letter_is_not_found(subject: &Subject) {
     let id = DeadLetterId("unknown".to_owned());
-    assert_eq!(subject.ledger.redrive(&id, "op", redrive_message()).await.unwrap(), Redriven::NotFound);
+    assert_eq!(subject.ledger.redrive(&id, &by("op")).await.unwrap(), Redriven::NotFound);
     assert_eq!(subject.drain().await, []);
 }
 
@@ -122,7 +126,7 @@ pub async fn a_refused_message_is_redriven_by_the_outbox_alone(subject: &Subject
     mismatch.key = Some(Key::new("k").unwrap());
     subject.ledger.bury(&[(mismatch.clone(), copy("a"))]).await.unwrap();
     subject.drain().await;
-    assert_eq!(subject.ledger.redrive(&mismatch.id, "op", redrive_message()).await.unwrap(), Redriven::Done);
+    assert_eq!(subject.ledger.redrive(&mismatch.id, &by("op")).await.unwrap(), Redriven::Done);
     assert_eq!(subject.drain().await, [(OutboxKind::Redrive, "again".to_owned())]);
     let record = subject.record("k").await.unwrap();
     assert_eq!((record.state, record.epoch), (State::Succeeded, Epoch(0)));
@@ -134,7 +138,7 @@ pub async fn a_redriven_mismatch_leaves_the_dead_invocation_of_its_key_dead(subj
     let mut mismatch = refused("other payload");
     (mismatch.key, mismatch.reason) = (Some(Key::new("k").unwrap()), Reason::Mismatch);
     subject.ledger.bury(&[(mismatch.clone(), copy("a"))]).await.unwrap();
-    assert_eq!(subject.ledger.redrive(&mismatch.id, "op", redrive_message()).await.unwrap(), Redriven::Done);
+    assert_eq!(subject.ledger.redrive(&mismatch.id, &by("op")).await.unwrap(), Redriven::Done);
     let record = subject.record("k").await.unwrap();
     assert_eq!((record.state, record.epoch), (State::Dead, Epoch(0)), "nothing would ever run it again");
 }

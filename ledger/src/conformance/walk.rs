@@ -5,7 +5,7 @@ use weft_schemas::Epoch;
 use super::*;
 use crate::State;
 use crate::state::{Event, Facts, Illegal, next};
-use crate::{Redriven, state};
+use crate::{Redrive, Redriven, state};
 
 /// Where an invocation can stand, with what depends on time and leases spelt out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,7 +165,8 @@ async fn perform(
         Act::Redrive => {
             let id = DeadLetterId::of_invocation(&function(), &Key::new(key).unwrap(), Epoch(0));
             let message = outgoing(OutboxKind::Redrive, "again", Duration::ZERO);
-            match subject.ledger.redrive(&id, "op", message).await.unwrap() {
+            match subject.ledger.redrive(&id, &Redrive { by: "op".to_owned(), message, successor: None }).await.unwrap()
+            {
                 Redriven::Done => Ok(()),
                 Redriven::Already | Redriven::NotFound => Err(Illegal::NotDead),
             }

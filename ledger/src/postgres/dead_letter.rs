@@ -9,7 +9,7 @@ use super::instant::Instant;
 use super::settle::Outbox;
 use super::{Postgres, retried};
 use crate::codec::{corrupt, decode, encode, limit, micros};
-use crate::{DeadLetterQuery, DeadLetterRecord, Error, OutboxMessage, Redriven};
+use crate::{DeadLetterQuery, DeadLetterRecord, Error, OutboxMessage, Redrive, Redriven};
 
 /// A letter that is new, or that comes back after a redrive, sends its copy; any other arrival is only counted.
 const BURY: &str = "
@@ -98,9 +98,10 @@ impl Postgres {
 
     pub(super) async fn list_dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterRecord>, Error> {
         let failed = self.map("list dead letters");
-        let mut sql =
-            QueryBuilder::new("SELECT letter, arrivals, redriven_at, redriven_by FROM weft.dead_letter WHERE true");
-        if !query.include_redriven {
+        let mut sql = QueryBuilder::new(
+            "SELECT letter, arrivals, buried_at, redriven_at, redriven_by FROM weft.dead_letter WHERE true",
+        );
+        if !query.include_closed {
             sql.push(" AND redriven_at IS NULL");
         }
         if let Some(id) = &query.id {
@@ -124,17 +125,18 @@ impl Postgres {
                 arrivals: u64::try_from(arrivals).map_err(|_| corrupt("arrivals are negative"))?,
                 redriven_at: redriven_at.map(|at| at.0),
                 redriven_by: row.try_get("redriven_by").map_err(&failed)?,
+                buried_at: row.try_get::<Instant, _>("buried_at").map_err(&failed)?.0,
+                fingerprint: String::new(),
+                redriven_as: None,
+                purged_at: None,
+                purged_by: None,
             });
         }
         Ok(records)
     }
 
-    pub(super) async fn redrive_letter(
-        &self,
-        id: &DeadLetterId,
-        by: &str,
-        message: OutboxMessage,
-    ) -> Result<Redriven, Error> {
+    pub(super) async fn redrive_letter(&self, id: &DeadLetterId, redrive: &Redrive) -> Result<Redriven, Error> {
+        let Redrive { by, message, successor: _ } = redrive;
         let encoded = encode(&message.message)?;
         let statement = || {
             sqlx::query(REDRIVE)

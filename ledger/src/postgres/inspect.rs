@@ -98,6 +98,7 @@ impl Stored {
             updated_at: self.times.1.0,
             due_at: self.times.2.map(|at| at.0),
             expires_at: self.times.3.map(|at| at.0),
+            failures: Vec::new(),
         })
     }
 }

@@ -29,7 +29,7 @@ use weft_schemas::{DeadLetter, DeadLetterId, FunctionName, NodeName};
 use crate::verdict::Doubts;
 use crate::{
     ClaimRequest, DeadLetterQuery, DeadLetterRecord, DueBatch, Error, InvocationQuery, InvocationRecord, Ledger,
-    NodeSession, OutboxMessage, Owner, Redriven, Settle, Settled, State, Verdict,
+    NodeSession, OutboxMessage, Owner, Redrive, Redriven, Settle, Settled, State, Verdict,
 };
 
 pub(crate) use connect::{options, pool, preflight, redacted};
@@ -114,8 +114,8 @@ impl Ledger for Postgres {
         self.list_dead_letters(query).await
     }
 
-    async fn redrive(&self, id: &DeadLetterId, by: &str, message: OutboxMessage) -> Result<Redriven, Error> {
-        self.redrive_letter(id, by, message).await
+    async fn redrive(&self, id: &DeadLetterId, redrive: &Redrive) -> Result<Redriven, Error> {
+        self.redrive_letter(id, redrive).await
     }
 
     async fn sweep(&self, limit: u32) -> Result<u64, Error> {

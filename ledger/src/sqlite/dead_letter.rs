@@ -5,7 +5,7 @@ use weft_schemas::{DeadLetter, DeadLetterId};
 
 use super::{Sqlite, now, post};
 use crate::codec::{corrupt, decode, encode, limit, micros, timestamp};
-use crate::{DeadLetterQuery, DeadLetterRecord, Error, OutboxMessage, Redriven};
+use crate::{DeadLetterQuery, DeadLetterRecord, Error, OutboxMessage, Redrive, Redriven};
 
 /// A letter that is new, or that comes back after a redrive, sends its copy; any other arrival is only counted.
 const BURY: &str = "
@@ -49,9 +49,10 @@ impl Sqlite {
 
     pub(super) async fn list_dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterRecord>, Error> {
         let failed = self.map("list dead letters");
-        let mut sql =
-            QueryBuilder::new("SELECT letter, arrivals, redriven_at, redriven_by FROM dead_letter WHERE true");
-        if !query.include_redriven {
+        let mut sql = QueryBuilder::new(
+            "SELECT letter, arrivals, buried_at, redriven_at, redriven_by FROM dead_letter WHERE true",
+        );
+        if !query.include_closed {
             sql.push(" AND redriven_at IS NULL");
         }
         if let Some(id) = &query.id {
@@ -75,17 +76,18 @@ impl Sqlite {
                 arrivals: u64::try_from(arrivals).map_err(|_| corrupt("arrivals are negative"))?,
                 redriven_at: redriven_at.map(timestamp).transpose()?,
                 redriven_by: row.try_get("redriven_by").map_err(&failed)?,
+                buried_at: timestamp(row.try_get("buried_at").map_err(&failed)?)?,
+                fingerprint: String::new(),
+                redriven_as: None,
+                purged_at: None,
+                purged_by: None,
             });
         }
         Ok(records)
     }
 
-    pub(super) async fn redrive_letter(
-        &self,
-        id: &DeadLetterId,
-        by: &str,
-        message: OutboxMessage,
-    ) -> Result<Redriven, Error> {
+    pub(super) async fn redrive_letter(&self, id: &DeadLetterId, redrive: &Redrive) -> Result<Redriven, Error> {
+        let Redrive { by, message, successor: _ } = redrive;
         let encoded = encode(&message.message)?;
         let failed = self.map("redrive a dead letter");
         let mut writer = self.file.writer().await;
@@ -125,7 +127,7 @@ impl Sqlite {
         .execute(&mut *transaction)
         .await
         .map_err(&failed)?;
-        post(&mut transaction, at, &[(&message, encoded)]).await.map_err(&failed)?;
+        post(&mut transaction, at, &[(message, encoded)]).await.map_err(&failed)?;
         transaction.commit().await.map_err(&failed)?;
         Ok(Redriven::Done)
     }

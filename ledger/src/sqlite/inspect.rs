@@ -97,6 +97,7 @@ impl Stored {
             updated_at: timestamp(self.times.1)?,
             due_at: self.times.2.map(timestamp).transpose()?,
             expires_at: self.times.3.map(timestamp).transpose()?,
+            failures: Vec::new(),
         })
     }
 }
