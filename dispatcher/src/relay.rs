@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use weft_ledger::{Due, Ledger, OutboxId};
+use weft_process::crash::{self, Point};
 
 use crate::broker::{Broker, PublishError};
 use crate::spans;
@@ -84,11 +85,15 @@ impl Relay {
             spans.push(spans::relay(due, &mut message));
             messages.push(message);
         }
+        crash::point(Point::BeforePublish);
         let answers = self.broker.publish(&messages).await;
         let (mut published, mut failed) = (Vec::new(), Vec::new());
         for ((due, span), answer) in batch.rows().iter().zip(&spans).zip(answers) {
             match answer {
-                Ok(()) => published.push(due.id),
+                Ok(()) => {
+                    crash::point(Point::AfterPublish);
+                    published.push(due.id);
+                }
                 Err(error) => {
                     spans::failed(span, &error.to_string());
                     failed.push(refused(due, &error));
@@ -98,6 +103,7 @@ impl Relay {
         let refusals = failed.len();
         self.stats.relayed(published.len() as u64);
         batch.finish(&published, &failed).await?;
+        crash::point(Point::AfterFinish);
         Ok(full && refusals == 0)
     }
 }

@@ -90,6 +90,7 @@ mod armed {
     use std::path::PathBuf;
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
 
     use rustix::process::{Signal, getpid, kill_process};
 
@@ -129,6 +130,10 @@ mod armed {
                 return;
             }
             let _ = kill_process(getpid(), self.signal);
+            if self.signal == Signal::STOP {
+                // Another thread may be the one that takes the signal: this one must not run on until it has.
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
+use weft_process::crash::{self, Point};
 use weft_schemas::{ErrorInfo, Event, Outcome};
 
 use crate::context::{Context, Effects, TransactionState};
@@ -76,6 +77,7 @@ pub(crate) async fn run(
     entered: &Entered,
 ) -> Finished {
     let (in_task, entered) = (ctx.clone(), entered.clone());
+    crash::point(Point::BeforeHandler);
     let run = async move {
         entered.now();
         match AssertUnwindSafe(async { handler(in_task).await }).catch_unwind().await {
@@ -113,6 +115,7 @@ pub(crate) async fn run(
 
 fn finish(stop: Option<Stop>, answer: Answer, ctx: &Context, spans: &AttemptSpans) -> Finished {
     let effects = std::mem::take(&mut *ctx.effects());
+    crash::point(Point::AfterHandler);
     let finished = spans.in_scope(|| decide(stop, answer, effects));
     spans.end(&finished.0);
     finished

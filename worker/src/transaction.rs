@@ -4,6 +4,7 @@ use serde::Serialize;
 use weft_ledger::join::{JoinError, Joined, Row, Value};
 use weft_ledger::sqlx::{PgConnection, SqliteConnection};
 use weft_ledger::{OutboxKind, OutboxMessage};
+use weft_process::crash::{self, Point};
 use weft_schemas::Event;
 
 use crate::context::{Context, TransactionState, already_committed};
@@ -121,6 +122,7 @@ impl Transaction {
             message: event.to_message(&exchange, &event.kind),
         });
         joined.settle(json.clone(), ctx.keep(), outbox.collect()).await.map_err(|error| lost(ctx, error))?;
+        crash::point(Point::AfterCommit);
         ctx.effects().committed = Some(json);
         Ok(result)
     }

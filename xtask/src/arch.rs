@@ -1,4 +1,5 @@
-//! Who may depend on whom: the directions between our packages, and the one owner of each client library.
+//! Who may depend on whom: the directions between our packages, and the one owner of each client library. And that what
+//! is there for tests alone is turned on by tests alone.
 //!
 //! Tests may use what they like (`dev-dependencies` are not looked at).
 
@@ -34,6 +35,10 @@ const OWNED: &[(&str, &[&str])] = &[
     ("opentelemetry-otlp", &["weft-process"]),
 ];
 
+/// Features that only tests may turn on: no feature of ours and no normal dependency may. A program that is built without
+/// the test package has no trace of what is behind them.
+const FOR_TESTS: &[&str] = &["crash-points"];
+
 #[derive(Debug, Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
@@ -43,6 +48,9 @@ struct Metadata {
 struct Package {
     name: String,
     dependencies: Vec<Dependency>,
+    /// What each feature turns on.
+    #[serde(default)]
+    features: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -50,6 +58,9 @@ struct Dependency {
     name: String,
     /// `None` for a normal one, else `dev` or `build`.
     kind: Option<String>,
+    /// What is turned on in it.
+    #[serde(default)]
+    features: Vec<String>,
 }
 
 /// Checks the workspace.
@@ -91,9 +102,22 @@ fn violations(metadata: &str) -> Result<Vec<String>, String> {
             {
                 faults.push(format!("{name} uses {used}, which belongs to {}", listed(owners)));
             }
+            for feature in dependency.features.iter().filter(|feature| for_tests(feature)) {
+                faults.push(format!("{name} turns on {feature} in {used}, which is for tests alone"));
+            }
+        }
+        for (feature, turns_on) in &package.features {
+            for other in turns_on.iter().filter(|other| for_tests(other)) {
+                faults.push(format!("{name}'s feature {feature} turns on {other}, which is for tests alone"));
+            }
         }
     }
     Ok(faults)
+}
+
+/// `feature`, `package/feature` or `package?/feature`.
+fn for_tests(feature: &str) -> bool {
+    FOR_TESTS.contains(&feature.rsplit('/').next().unwrap_or(feature))
 }
 
 fn listed(names: &[&str]) -> String {
@@ -164,6 +188,21 @@ mod tests {
     fn tests_may_use_what_they_like_and_build_scripts_may_not() {
         assert!(faults(&[package("weft", &[("lapin", Some("dev"))])]).is_empty());
         assert_eq!(faults(&[package("weft", &[("lapin", Some("build"))])]).len(), 1);
+    }
+
+    #[test]
+    fn what_is_for_tests_is_turned_on_by_tests_alone() {
+        let turned_on = |kind: Option<&str>| {
+            json!({ "name": "weft-tests", "dependencies": [
+                { "name": "weft-process", "kind": kind, "features": ["crash-points"] }
+            ] })
+        };
+        assert!(faults(&[turned_on(Some("dev"))]).is_empty());
+        assert_eq!(faults(&[turned_on(None)]).len(), 1);
+        for other in ["crash-points", "weft-process/crash-points", "weft-process?/crash-points"] {
+            let package = json!({ "name": "weft", "dependencies": [], "features": { "default": [other] } });
+            assert_eq!(faults(&[package]).len(), 1, "{other}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use weft_ledger::{ClaimRequest, Verdict};
+use weft_process::crash::{self, Point};
 use weft_schemas::{ErrorInfo, Key, Reason};
 
 use super::core::{Action, Burial, Core, Invocation, LetterOf, Now, Phase};
@@ -97,6 +98,7 @@ impl Core {
         self.burying = false;
         match result {
             Ok(()) => {
+                crash::point(Point::AfterBury);
                 self.ledger_answered();
                 for burial in &burials {
                     self.stats.died(burial.letter.reason);
@@ -175,6 +177,7 @@ impl Core {
         let fresh = std::mem::take(&mut invocation.fresh);
         match verdict {
             Verdict::Run(claim) => {
+                crash::point(Point::AfterClaim);
                 // A retry that was due, won by a duplicate of its event.
                 *known += u64::from(fresh && claim.attempt.0 > 1);
                 // The claim proves that the ledger knows this payload, so rivals are mismatches now.

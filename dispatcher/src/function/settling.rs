@@ -1,6 +1,7 @@
 //! From an outcome to an ack: the retry decision, the ledger's settle, and what its refusal means.
 
 use weft_ledger::{Claim, Settle, Settled, Settlement};
+use weft_process::crash::{self, Point};
 use weft_schemas::{Event, Key, Outcome};
 
 use super::core::{Action, AfterSettle, Core, LetterOf, Now, Phase, retry};
@@ -40,6 +41,7 @@ impl Core {
                 self.settle(key, claim, Settlement::Succeeded { result, keep, outbox }, AfterSettle::Ack);
             }
             Next::Nothing => {
+                crash::point(Point::AfterSettle);
                 self.stats.add(&self.stats.succeeded);
                 spans::ack(&invocation.span, &self.queue);
                 let deliveries = self.forget(key, now);
@@ -122,6 +124,7 @@ impl Core {
             let Phase::Settling { settle, then, .. } = &invocation.phase else { continue };
             match (answer, then) {
                 (Settled::Done, AfterSettle::Ack) => {
+                    crash::point(Point::AfterSettle);
                     wake |= !matches!(&settle.to, Settlement::Succeeded { outbox, .. } if outbox.is_empty());
                     self.count(&settle.to);
                     spans::ack(&invocation.span, &self.queue);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use weft_ledger::{Ledger, Owner};
+use weft_process::crash::{self, Point};
 use weft_process::shutdown::Shutdown;
 use weft_process::telemetry::Forwarder;
 use weft_schemas::frame::Start;
@@ -157,6 +158,7 @@ impl Hands {
             Action::Settle(settles) => {
                 let (ledger, function) = (Arc::clone(&self.ledger), Arc::clone(&self.function));
                 self.answers.spawn(async move {
+                    crash::point(Point::BeforeSettle);
                     let result = ledger.settle(&function.name, &settles).await;
                     Input::Settled { keys: settles.into_iter().map(|settle| settle.key).collect(), result }
                 });
@@ -166,6 +168,7 @@ impl Hands {
                 self.answers.spawn(async move {
                     let letters: Vec<_> =
                         burials.iter().map(|burial| (burial.letter.clone(), burial.copy.clone())).collect();
+                    crash::point(Point::BeforeBury);
                     let result = ledger.bury(&letters).await;
                     Input::Buried { burials, result }
                 });

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{PgConnection, PgPool, SqliteConnection, SqlitePool, Transaction};
+use weft_process::crash::{self, Point};
 use weft_schemas::{Fence, FunctionName, Key};
 
 pub use value::{ColumnIndex, FromValue, Row, Value};
@@ -374,6 +375,7 @@ impl Joined {
                     return Err(JoinError::AuthorityLost);
                 }
                 // A deferred constraint may still say no, which is a definite answer.
+                crash::point(Point::BeforeCommit);
                 transaction.commit().await.map_err(|error| match error {
                     sqlx::Error::Database(_) => pg_error(&address, error),
                     lost => JoinError::Unknown { source: Box::new(lost) },
@@ -406,6 +408,7 @@ impl Joined {
                     return Err(JoinError::AuthorityLost);
                 }
                 sqlite::post(&mut transaction, at, &messages).await.map_err(failed)?;
+                crash::point(Point::BeforeCommit);
                 transaction.commit().await.map_err(|error| match error {
                     sqlx::Error::Database(_) => sqlite_error(&address, error),
                     lost => JoinError::Unknown { source: Box::new(lost) },

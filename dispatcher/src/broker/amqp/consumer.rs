@@ -15,6 +15,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use weft_process::crash::{self, Point};
 use weft_schemas::Message;
 
 use super::acks::{AckBook, Frame};
@@ -329,6 +330,7 @@ async fn write(channel: &Channel, book: &mut AckBook) -> Result<(), String> {
         }
         for result in join_all(frames.acks.into_iter().map(ack)).await {
             result?;
+            crash::point(Point::AfterAck);
         }
         Ok::<(), lapin::Error>(())
     };

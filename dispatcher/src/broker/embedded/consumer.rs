@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use weft_process::crash::{self, Point};
 use weft_schemas::Message;
 
 use super::shelf::Shelf;
@@ -165,6 +166,7 @@ impl Consumer {
             return;
         }
         if self.hub.heed(self.hub.queues.ack(&self.acked).await).is_ok() {
+            crash::point(Point::AfterAck);
             self.shelf.gone(&self.acked).await;
             self.acked.clear();
         }
