@@ -1,0 +1,49 @@
+//! A lost lease, and the drain.
+
+use super::*;
+
+#[test]
+fn losing_the_lease_cancels_what_runs_and_asks_anew() {
+    let mut bench = bench(1, 1);
+    let (worker, invoke) = bench.running("k");
+    let actions = bench.handle(Input::Owner(None));
+    assert!(matches!(actions[..], [Action::Cancel(id, run)] if id == worker && run == invoke.id), "{actions:?}");
+    let actions = bench.outcome(worker, &invoke, succeeded());
+    assert!(settles(&actions).is_empty() && claimed(&actions).is_empty(), "{actions:?}");
+    let owner = Owner { node: NodeName::new("n").unwrap(), incarnation: 2 };
+    assert_eq!(claimed(&bench.handle(Input::Owner(Some(owner)))).len(), 1);
+}
+
+#[test]
+fn a_drain_finishes_what_runs_and_hands_back_what_has_not_started() {
+    let mut bench = bench(1, 1);
+    let (worker, invoke) = bench.running("k");
+    let asked = claimed(&bench.deliver(vec![message("l", "a")]));
+    bench.verdicts(&asked, vec![Verdict::Run(claim(7, 1, 0))]);
+    let actions = bench.handle(Input::Drain);
+    assert!(actions.iter().any(|action| matches!(action, Action::StopConsuming)));
+    let released = settles(&actions);
+    assert!(matches!(released[..], [Settle { to: Settlement::Released, .. }]), "{released:?}");
+    assert_eq!(requeued(&bench.settled(&released, Settled::Done)), [2]);
+    assert_eq!(requeued(&bench.deliver(vec![message("m", "a")])), [3], "buffered deliveries go back");
+    bench.handle(Input::DeliveriesEnded);
+
+    let actions = bench.outcome(worker, &invoke, succeeded());
+    assert!(actions.iter().any(|action| matches!(action, Action::DrainWorker(id) if *id == worker)));
+    assert_eq!(acked(&bench.settled(&settles(&actions), Settled::Done)), [1]);
+    let actions = bench.gone(worker, true);
+    assert!(matches!(actions[..], [Action::WorkerGone(_), Action::Stopped]), "{actions:?}");
+}
+
+#[test]
+fn a_claim_that_is_granted_in_a_drain_is_given_back_and_starts_no_worker() {
+    let mut bench = bench(1, 4);
+    let asked = claimed(&bench.deliver(vec![message("k", "a")]));
+    let actions = bench.handle(Input::Drain);
+    assert!(requeued(&actions).is_empty(), "its claim is under way: {actions:?}");
+    let actions = bench.verdicts(&asked, vec![Verdict::Run(claim(1, 1, 0))]);
+    assert!(launched(&actions).is_empty(), "{actions:?}");
+    let released = settles(&actions);
+    assert!(matches!(released[..], [Settle { to: Settlement::Released, .. }]), "{actions:?}");
+    assert_eq!(requeued(&bench.settled(&released, Settled::Done)), [1]);
+}
