@@ -82,7 +82,10 @@ impl Admission {
             check_schema(schema, &event).map_err(|text| (Reason::Schema, ErrorInfo::new("Schema", text)))?;
         }
         self.check_age(&event, message, now)?;
-        let key = self.key(&event).map_err(|text| (Reason::NoKey, ErrorInfo::new("NoKey", text)))?;
+        let key = match requeue::redriven_as(message) {
+            Some(key) => key,
+            None => self.key(&event).map_err(|text| (Reason::NoKey, ErrorInfo::new("NoKey", text)))?,
+        };
         let digest = event.digest();
         Ok((event, key, digest))
     }
@@ -131,3 +134,6 @@ fn check_schema(schema: &jsonschema::Validator, event: &Event) -> Result<(), Str
         .collect();
     if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -174,6 +174,12 @@ pub struct DeadLetterHeaders {
     /// The publisher's `user_id` property, which the copy does not have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weft_user_id: Option<String>,
+    /// On an event that a redrive edited: the key that it ran under in place of the key in its data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weft_redriven_as: Option<String>,
+    /// On an event that a redrive edited: the dead letter that it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weft_redriven_from: Option<String>,
 }
 
 #[cfg(test)]

@@ -4,7 +4,11 @@
 //! event takes its type and source from there). All headers of ours begin with `weft-`: a reserved prefix, which is
 //! taken off and written anew each time, so that they never pile up. Whatever else the publisher set stays as it was.
 
-use crate::{DeadLetter, Epoch, Fence, FunctionName, HeaderValue, Message};
+mod edited;
+
+use crate::{DeadLetter, DeadLetterId, Epoch, Fence, FunctionName, HeaderValue, Key, Message};
+
+pub use edited::{Edited, edited_message};
 
 /// The prefix of the headers of ours.
 pub const HEADER_PREFIX: &str = "weft-";
@@ -22,6 +26,11 @@ pub const ROUTING_KEY_HEADER: &str = "weft-routing-key";
 pub const EXPIRATION_HEADER: &str = "weft-expiration";
 /// The publisher's `user_id` property.
 pub const USER_ID_HEADER: &str = "weft-user-id";
+
+/// The key that an edited event runs under; honoured on redriven messages alone. See [`edited_message`].
+pub const REDRIVEN_AS_HEADER: &str = "weft-redriven-as";
+/// The dead letter that an edited event was made from.
+pub const REDRIVEN_FROM_HEADER: &str = "weft-redriven-from";
 
 /// What brokers add to a message, or act upon: a copy of ours must not carry it on.
 fn is_the_broker_s(header: &str) -> bool {
@@ -69,6 +78,14 @@ pub(crate) fn requeued(message: &Message, queue: String) -> Message {
             copy.headers.insert(name.to_owned(), HeaderValue::Text(value));
         }
     }
+    // An edited event keeps its key and its predecessor in every retry, redrive and dead letter.
+    if is_redriven(message) {
+        for name in [REDRIVEN_AS_HEADER, REDRIVEN_FROM_HEADER] {
+            if let Some(value) = message.header(name) {
+                copy.headers.insert(name.to_owned(), HeaderValue::from(value));
+            }
+        }
+    }
     copy
 }
 
@@ -109,6 +126,21 @@ pub fn epoch(message: &Message) -> Epoch {
 /// Whether the event was redriven.
 pub fn is_redriven(message: &Message) -> bool {
     epoch(message) > Epoch(0)
+}
+
+/// The key that an edited event runs under, whatever its data says; `None` when the event was not edited.
+///
+/// Without it an edited event whose key stands in its data would claim its predecessor's invocation, and be refused as
+/// a mismatch.
+pub fn redriven_as(message: &Message) -> Option<Key> {
+    let text = message.header(REDRIVEN_AS_HEADER).filter(|_| is_redriven(message))?;
+    Key::new(text).ok()
+}
+
+/// The dead letter that an edited event was made from; `None` when the event was not edited.
+pub fn redriven_from(message: &Message) -> Option<DeadLetterId> {
+    let text = message.header(REDRIVEN_FROM_HEADER).filter(|_| is_redriven(message))?;
+    Some(DeadLetterId(text.to_owned()))
 }
 
 #[cfg(test)]

@@ -65,6 +65,8 @@ fn header_name() -> impl Strategy<Value = String> {
         "weft-routing-key",
         "weft-fence",
         "weft-epoch",
+        "weft-redriven-as",
+        "weft-redriven-from",
         "weft-id",
         "weft-expiration",
         "weft-user-id",
