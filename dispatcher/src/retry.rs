@@ -13,6 +13,8 @@ pub struct Ended<'a> {
     pub attempt: u32,
     /// Attempts of this epoch that had killed their worker before this one.
     pub crashes: u32,
+    /// Attempts in a row that an outage ended, before this one.
+    pub outages: u32,
     /// Since the event was first seen in this epoch.
     pub age: Duration,
     pub timeout: Duration,
@@ -29,6 +31,8 @@ pub enum Next {
     Nothing,
     /// Park it and run it again after the wait.
     Again { after: Duration, error: ErrorInfo, crashed: bool },
+    /// Nobody's fault but a service's: hand the claim back without counting the attempt, and run it again after the wait.
+    Wait { after: Duration, error: ErrorInfo },
     /// Give it up.
     Dead { reason: Reason, error: ErrorInfo },
     /// Ours to undo: hand the claim back without counting the attempt.
@@ -48,6 +52,14 @@ pub fn decide(policy: &Retry, ended: Ended<'_>) -> Next {
         Outcome::Retry { error, after_ms } => {
             let asked = after_ms.map_or(Duration::ZERO, Duration::from_millis);
             again(policy, ended, error.clone(), asked, Reason::Exhausted, false)
+        }
+        Outcome::Outage { error, after_ms } => {
+            let asked = after_ms.map_or(Duration::ZERO, Duration::from_millis);
+            let after = outage_wait(ended.outages, ended.random).max(asked);
+            if ended.age.saturating_add(after) > policy.max_age {
+                return Next::Dead { reason: Reason::TooOld, error: error.clone() };
+            }
+            Next::Wait { after, error: error.clone() }
         }
         Outcome::TimedOut => {
             let error = ErrorInfo::new("TimedOut", format!("no answer within {} ms", ended.timeout.as_millis()));
@@ -83,6 +95,16 @@ pub fn wait(backoff: &Backoff, attempt: u32, random: f64) -> Duration {
     Duration::try_from_secs_f64((plain * spread).min(max)).unwrap_or(backoff.max)
 }
 
+/// The wait after the first attempt in a row that an outage ended; it doubles up to the second.
+const OUTAGE_WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// The wait after so many attempts in a row that an outage ended: short, as nothing is used up by asking, and spread by
+/// a fifth, as many ask.
+pub fn outage_wait(before: u32, random: f64) -> Duration {
+    let plain = OUTAGE_WAIT.0.saturating_mul(1 << before.min(16)).min(OUTAGE_WAIT.1);
+    plain.mul_f64(0.8 + 0.4 * random.clamp(0.0, 1.0))
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
@@ -91,7 +113,15 @@ mod tests {
     use super::*;
 
     fn ended(outcome: &Outcome, attempt: u32, crashes: u32) -> Ended<'_> {
-        Ended { outcome, attempt, crashes, age: Duration::ZERO, timeout: Duration::from_secs(30), random: 0.5 }
+        Ended {
+            outcome,
+            attempt,
+            crashes,
+            outages: 0,
+            age: Duration::ZERO,
+            timeout: Duration::from_secs(30),
+            random: 0.5,
+        }
     }
 
     fn retryable(after_ms: Option<u64>) -> Outcome {
@@ -138,6 +168,20 @@ mod tests {
     fn our_own_stop_costs_no_attempt() {
         assert_eq!(decide(&Retry::default(), ended(&Outcome::Drained, 3, 0)), Next::Release);
         assert_eq!(decide(&Retry::default(), ended(&Outcome::Superseded, 3, 0)), Next::AskAgain);
+    }
+
+    #[test]
+    fn an_outage_costs_no_attempt_however_often_and_ends_with_the_age_limit() {
+        let policy = Retry::default();
+        let outcome = Outcome::Outage { error: ErrorInfo::new("StateUnreachable", "m"), after_ms: None };
+        for outages in [0, 5, 1_000_000] {
+            let next = decide(&policy, Ended { outages, ..ended(&outcome, policy.attempts, 0) });
+            assert!(matches!(next, Next::Wait { after, .. } if after <= Duration::from_secs(12)), "{next:?}");
+        }
+        let old = Ended { age: policy.max_age, ..ended(&outcome, 1, 0) };
+        assert!(matches!(decide(&policy, old), Next::Dead { reason: Reason::TooOld, .. }));
+        let asked = Outcome::Outage { error: ErrorInfo::new("E", "m"), after_ms: Some(60_000) };
+        assert!(matches!(decide(&policy, ended(&asked, 1, 0)), Next::Wait { after, .. } if after.as_secs() == 60));
     }
 
     #[test]

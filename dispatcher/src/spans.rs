@@ -85,6 +85,7 @@ pub(crate) fn outcome(step: &Span, process: &Span, outcome: &Outcome) {
         Outcome::Succeeded { .. } => ("succeeded", None),
         Outcome::Committed { .. } => ("committed", None),
         Outcome::Retry { error, .. } => ("retry", Some((error.kind.as_str(), error.message.as_str()))),
+        Outcome::Outage { error, .. } => ("outage", Some((error.kind.as_str(), error.message.as_str()))),
         Outcome::Failed { error } => ("failed", Some((error.kind.as_str(), error.message.as_str()))),
         Outcome::TimedOut => ("timed_out", Some(("timed_out", "no answer before the deadline"))),
         Outcome::Crashed { error } => ("crashed", Some(("crashed", error.message.as_str()))),

@@ -64,6 +64,7 @@ pub struct FunctionStats {
     pub warm: Samples,
     dead: Mutex<BTreeMap<Reason, u64>>,
     reason: Mutex<Option<String>>,
+    outage: Mutex<Option<String>>,
     scale: Mutex<&'static str>,
 }
 
@@ -90,6 +91,11 @@ impl FunctionStats {
     /// Why the function's events wait, or `None` when it is well.
     pub(crate) fn unhealthy(&self, reason: Option<String>) {
         *lock(&self.reason) = reason;
+    }
+
+    /// What attempts ran into that is no fault of theirs, or `None`.
+    pub(crate) fn outage(&self, error: Option<String>) {
+        *lock(&self.outage) = error;
     }
 
     pub(crate) fn sample(&self, cold: bool, duration: Duration) {
@@ -166,7 +172,7 @@ impl Stats {
 }
 
 impl FunctionStats {
-    fn snapshot(&self) -> FunctionSnapshot {
+    pub(crate) fn snapshot(&self) -> FunctionSnapshot {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         FunctionSnapshot {
             running: self.running.load(Ordering::Relaxed),
@@ -185,6 +191,7 @@ impl FunctionStats {
             cold_starts: read(&self.cold_starts),
             dead: self.dead(),
             unhealthy: lock(&self.reason).clone(),
+            outage: lock(&self.outage).clone(),
         }
     }
 }
@@ -220,4 +227,7 @@ pub struct FunctionSnapshot {
     pub dead: BTreeMap<Reason, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unhealthy: Option<String>,
+    /// Its attempts cannot use the ledger or the state, so its events wait: the newest error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outage: Option<String>,
 }

@@ -65,7 +65,7 @@ fn shape(message: &str) -> String {
     shape
 }
 
-/// How an attempt ended. The first four come from a handler; the rest from Weft itself.
+/// How an attempt ended. The first five come from a handler; the rest from Weft itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// Done. The result is JSON and is what a duplicate of the event is answered with, byte for byte.
@@ -76,6 +76,9 @@ pub enum Outcome {
     Retry { error: ErrorInfo, after_ms: Option<u64> },
     /// Never try again.
     Failed { error: ErrorInfo },
+    /// A service of Weft's that the handler asked for, the ledger or the state, could not be used: not the handler's doing,
+    /// so the attempt does not count. To be tried again, after at least `after_ms` when given.
+    Outage { error: ErrorInfo, after_ms: Option<u64> },
     /// The deadline passed before the handler answered.
     TimedOut,
     /// The worker went away with the attempt in it.

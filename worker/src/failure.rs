@@ -31,6 +31,8 @@ enum Verdict {
     Retry {
         error: ErrorInfo,
         after: Option<Duration>,
+        /// A service of Weft's was at fault: the attempt does not count.
+        outage: bool,
     },
     Terminal {
         error: ErrorInfo,
@@ -45,7 +47,12 @@ impl Failure {
     /// A failure that another attempt may cure. `kind` names the error for grouping (at most 256 bytes are kept),
     /// `message` explains it (at most 8 KiB are kept). When the function's attempts are used up, the event is dead.
     pub fn retry(kind: impl Into<String>, message: impl Into<String>) -> Self {
-        Self(Verdict::Retry { error: ErrorInfo::new(kind, message), after: None })
+        Self(Verdict::Retry { error: ErrorInfo::new(kind, message), after: None, outage: false })
+    }
+
+    /// The ledger or the state could not be used.
+    pub(crate) fn outage(kind: impl Into<String>, message: impl Into<String>) -> Self {
+        Self(Verdict::Retry { error: ErrorInfo::new(kind, message), after: None, outage: true })
     }
 
     /// A failure that no further attempt can cure: the event becomes a dead letter at once.
@@ -95,9 +102,17 @@ impl Failure {
         matches!(self.0, Verdict::Superseded { .. })
     }
 
+    /// Whether the ledger or the state, which [`crate::Context::transaction`] and [`crate::Context::state`] lead to, could
+    /// not be used. A handler that returns such a failure, as `?` does, loses no attempt: the event waits and is tried
+    /// again until the service is back or `retry.max_age` is over.
+    pub fn is_outage(&self) -> bool {
+        matches!(self.0, Verdict::Retry { outage: true, .. })
+    }
+
     pub(crate) fn into_outcome(self) -> Outcome {
         match self.0 {
-            Verdict::Retry { error, after } => Outcome::Retry { error, after_ms: after.map(millis_up) },
+            Verdict::Retry { error, after, outage: false } => Outcome::Retry { error, after_ms: after.map(millis_up) },
+            Verdict::Retry { error, after, outage: true } => Outcome::Outage { error, after_ms: after.map(millis_up) },
             Verdict::Terminal { error } => Outcome::Failed { error },
             Verdict::Superseded { .. } => Outcome::Superseded,
         }
@@ -117,7 +132,8 @@ impl fmt::Debug for Failure {
 
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
     /// A retryable failure: the kind is the error type's short name, the message the error and its causes. A
-    /// [`JoinError`] gets a kind that says more: `Sql` and the database's code, `LedgerUnreachable`, `CommitUnknown`; one
+    /// [`JoinError`] gets a kind that says more: `Sql` and the database's code, or `LedgerUnreachable`, `LedgerRefused` and
+    /// `CommitUnknown`, which are outages ([`Failure::is_outage`]); one
     /// that says that the right to run is lost becomes a failure with [`Failure::is_superseded`].
     fn from(error: E) -> Self {
         if let Some(error) = (&error as &(dyn std::error::Error + 'static)).downcast_ref::<JoinError>() {
@@ -128,17 +144,20 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
 }
 
 fn of_join(error: &JoinError) -> Failure {
+    let text = weft_process::report::chain(error);
     let kind = match error {
         JoinError::AuthorityLost => {
             return Failure::superseded("use the transaction: a newer claim holds the invocation, or it is settled");
         }
-        JoinError::Unknown { .. } => "CommitUnknown".to_owned(),
-        JoinError::Ledger(weft_ledger::Error::Unavailable { .. }) => "LedgerUnreachable".to_owned(),
+        // Nobody knows whether it was committed; the next claim finds out.
+        JoinError::Unknown { .. } => return Failure::outage("CommitUnknown", text),
+        JoinError::Ledger(weft_ledger::Error::Unavailable { .. }) => return Failure::outage("LedgerUnreachable", text),
+        JoinError::Ledger(weft_ledger::Error::Refused { .. }) => return Failure::outage("LedgerRefused", text),
         JoinError::Ledger(_) => "Ledger".to_owned(),
         JoinError::Statement { code, .. } => format!("Sql{}", code.as_deref().unwrap_or_default()),
         JoinError::Column { .. } => "SqlColumn".to_owned(),
     };
-    Failure::retry(kind, weft_process::report::chain(error))
+    Failure::retry(kind, text)
 }
 
 /// `core::num::ParseIntError` is `ParseIntError`; a type that is called just `Error` keeps its crate's name:

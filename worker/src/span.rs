@@ -89,7 +89,10 @@ impl AttemptSpans {
         let word = word(outcome);
         spans::outcome(&self.trace, word);
         match outcome {
-            Outcome::Retry { error, .. } | Outcome::Failed { error } | Outcome::Crashed { error } => {
+            Outcome::Retry { error, .. }
+            | Outcome::Outage { error, .. }
+            | Outcome::Failed { error }
+            | Outcome::Crashed { error } => {
                 spans::failed(&self.trace, &error.kind, &error.message);
                 // The dispatcher, which decides what follows, is the one to report it.
                 debug!(outcome = word, kind = error.kind, error = error.message, "attempt ended");
@@ -107,6 +110,7 @@ fn word(outcome: &Outcome) -> &'static str {
         Outcome::Succeeded { .. } => "succeeded",
         Outcome::Committed { .. } => "committed",
         Outcome::Retry { .. } => "retry",
+        Outcome::Outage { .. } => "outage",
         Outcome::Failed { .. } => "failed",
         Outcome::TimedOut => "timed_out",
         Outcome::Crashed { .. } => "crashed",

@@ -24,6 +24,7 @@ use weft_schemas::frame::{InvocationId, Invoke};
 use weft_schemas::manifest::Function;
 use weft_schemas::{DeadLetter, ErrorInfo, Event, Fence, Key, Message, Reason};
 
+use super::outage::Outage;
 use super::timer::Timer;
 use crate::admission::{Admission, Admitted};
 use crate::broker::{Delivery, DeliveryId, Names};
@@ -125,6 +126,8 @@ pub(crate) struct Invocation {
     /// The event's span in this dispatcher, and the one for the step it is in.
     pub span: Span,
     pub step: Span,
+    /// Attempts in a row that an outage ended.
+    pub outages: u32,
 }
 
 pub(crate) enum Phase {
@@ -171,6 +174,8 @@ pub(crate) enum AfterSettle {
     Ack,
     /// It was released: hand it back, or claim it anew.
     Release,
+    /// It was released because of an outage: claim it anew after a while.
+    Wait(Duration),
 }
 
 /// One worker process as the loop sees it.
@@ -248,6 +253,8 @@ pub(crate) struct Core {
     pub(super) failed_starts: u32,
     pub(super) start_again: Option<Instant>,
 
+    pub(super) outage: Option<Outage>,
+
     pub(super) draining: bool,
     pub(super) deliveries_ended: bool,
     pub(super) timers: BinaryHeap<Timer>,
@@ -289,6 +296,7 @@ impl Core {
             next_invocation: 1,
             failed_starts: 0,
             start_again: None,
+            outage: None,
             draining: false,
             deliveries_ended: false,
             timers: BinaryHeap::new(),

@@ -57,6 +57,7 @@ impl Core {
                 fresh: !redelivered && admitted.resume.is_none(),
                 span,
                 step,
+                outages: 0,
                 admitted,
             };
             self.invocations.insert(invocation.admitted.key.clone(), invocation);

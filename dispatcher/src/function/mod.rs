@@ -1,10 +1,11 @@
 //! One function: from a delivery to its ack.
 //!
-//! [`task`] is the loop (select, handle, do); [`core`] the state it owns; [`intake`], [`placing`], [`settling`] and
-//! [`stopping`] the rules, with no I/O in them.
+//! [`task`] is the loop (select, handle, do); [`core`] the state it owns; [`intake`], [`placing`], [`settling`],
+//! [`outage`] and [`stopping`] the rules, with no I/O in them.
 
 pub(crate) mod core;
 mod intake;
+mod outage;
 mod placing;
 mod settling;
 mod stopping;

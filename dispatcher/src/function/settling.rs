@@ -24,6 +24,7 @@ impl Core {
             },
             attempt: claim.attempt.0,
             crashes: claim.crashes,
+            outages: invocation.outages,
             age: std::time::Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)),
             timeout: self.function.timeout,
             random: self.random.f64(),
@@ -33,7 +34,10 @@ impl Core {
             Outcome::TimedOut => self.stats.add(&self.stats.timeouts),
             _ => {}
         }
-        match decide(&self.function.retry, ended) {
+        let next = decide(&self.function.retry, ended);
+        self.note_outage(key, &outcome, now);
+        let Some(invocation) = self.invocations.get(key) else { return };
+        match next {
             Next::Succeed => {
                 let Outcome::Succeeded { result } = outcome else { return };
                 let outbox = emits.iter().map(|event| self.emitted(event, &invocation.span)).collect();
@@ -66,6 +70,7 @@ impl Core {
                 let (letter, copy) = self.letter(of, reason, error, now);
                 self.settle(key, claim, Settlement::Dead { letter: Box::new(letter), copy }, AfterSettle::Ack);
             }
+            Next::Wait { after, .. } => self.settle(key, claim, Settlement::Released, AfterSettle::Wait(after)),
             Next::Release => self.settle(key, claim, Settlement::Released, AfterSettle::Release),
             Next::AskAgain => self.ask_again(key, now),
         }
@@ -133,6 +138,7 @@ impl Core {
                     acks.extend(answered);
                 }
                 (Settled::Done, AfterSettle::Release) => self.ask_again(&key, now),
+                (Settled::Done, &AfterSettle::Wait(after)) => self.wait_out(&key, after, now),
                 (Settled::AuthorityLost, _) => {
                     tracing::info!(function = %self.function.name, %key, "late settle refused, asking the ledger");
                     self.ask_again(&key, now);

@@ -20,6 +20,7 @@ impl Core {
                 }
                 What::Overdue(worker, invocation) => self.overdue(worker, invocation),
                 What::Idle(worker) => self.stop_idle(worker, now),
+                What::Outage => self.look_at_outage(now),
                 What::Drain => self.drain_is_over(),
             }
         }

@@ -27,6 +27,8 @@ pub(super) enum What {
     Idle(WorkerId),
     /// Workers may be started again after failures.
     Start,
+    /// An outage that attempts ran into may be over.
+    Outage,
     /// A drain has waited long enough.
     Drain,
 }

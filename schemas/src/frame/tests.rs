@@ -61,6 +61,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         sample::error().prop_map(|error| Outcome::Crashed { error }),
         Just(Outcome::TimedOut),
         Just(Outcome::Superseded),
+        (sample::error(), option::of(any::<u64>())).prop_map(|(error, after_ms)| Outcome::Outage { error, after_ms }),
         Just(Outcome::Drained),
     ]
 }

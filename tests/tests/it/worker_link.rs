@@ -135,6 +135,14 @@ pub fn retry(outcome: &Outcome) -> (&str, &str) {
     }
 }
 
+/// The kind and the text of an outage that an attempt ran into.
+pub fn outage(outcome: &Outcome) -> (&str, &str) {
+    match outcome {
+        Outcome::Outage { error, .. } => (&error.kind, &error.message),
+        other => panic!("no outage: {other:?}"),
+    }
+}
+
 /// Waits until a handler has written down in `runs` that it got as far as its pause.
 pub async fn paused(runs: &Path) {
     weft_tests::poll("the handler pauses", SOON, || async {

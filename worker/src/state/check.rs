@@ -77,4 +77,22 @@ async fn check_redis(address: &Address) -> Result<(), CheckError> {
 pub(super) fn is_refusal(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::NoPerm))
         || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
+        || is_unauthenticated(error)
+}
+
+/// To a connection that has not logged in Redis allows short commands only, and calls a longer one (a script with more
+/// than ten parts) malformed before it asks who sends it. Redis gives no code for that, only the text.
+fn is_unauthenticated(error: &RedisError) -> bool {
+    error.detail().is_some_and(|text| {
+        ["unauthenticated multibulk length", "unauthenticated bulk length"].iter().any(|known| text.contains(known))
+    })
+}
+
+/// Whether the server answers, and cannot do its work for the time being: it loads its data, has no memory left, cannot
+/// write to its disk, or is a replica or a cluster without a master.
+pub(super) fn is_unable(error: &RedisError) -> bool {
+    matches!(
+        error.code(),
+        Some("LOADING" | "OOM" | "MISCONF" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS")
+    )
 }

@@ -79,9 +79,10 @@ pub(super) fn path(address: &Address) -> &Path {
 
 /// As with Redis, every error is worth another attempt.
 fn failure(error: &StateError) -> Failure {
-    let kind = match error {
-        StateError::Ledger(weft_ledger::Error::Unavailable { .. }) => "StateUnreachable",
-        StateError::Ledger(_) | StateError::NotANumber { .. } | StateError::Fenced => "State",
-    };
-    Failure::retry(kind, chain(error))
+    match error {
+        StateError::Ledger(weft_ledger::Error::Unavailable { .. }) => Failure::outage("StateUnreachable", chain(error)),
+        StateError::Ledger(_) | StateError::NotANumber { .. } | StateError::Fenced => {
+            Failure::retry("State", chain(error))
+        }
+    }
 }

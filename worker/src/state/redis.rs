@@ -8,7 +8,7 @@ use redis::{ErrorKind, RedisError, Script, Value};
 use weft_process::secret::Address;
 use weft_schemas::{Digest, FunctionName};
 
-use super::check::is_refusal;
+use super::check::{is_refusal, is_unable};
 use super::{Op, Reply, Scope};
 use crate::failure::Failure;
 
@@ -191,12 +191,14 @@ fn read(op: &Op, value: Value) -> Option<Reply> {
     }
 }
 
-/// Every error of Redis is worth another attempt: outages end, and a value of another kind may be corrected.
+/// Every error of Redis is worth another attempt: outages end, and a value of another kind may be corrected. Only the
+/// latter is the handler's doing.
 fn failure(address: &Address, error: &RedisError) -> Failure {
-    let kind = match error.kind() {
-        ErrorKind::Io => "StateUnreachable",
-        _ if is_refusal(error) => "StateRefused",
-        _ => "State",
-    };
-    Failure::retry(kind, format!("use the state at {address}: {error}"))
+    let text = format!("use the state at {address}: {error}");
+    match error.kind() {
+        ErrorKind::Io => Failure::outage("StateUnreachable", text),
+        _ if is_refusal(error) => Failure::outage("StateRefused", text),
+        _ if is_unable(error) => Failure::outage("StateUnable", text),
+        _ => Failure::retry("State", text),
+    }
 }

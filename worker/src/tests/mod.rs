@@ -159,6 +159,14 @@ pub(super) fn retry_kind(outcome: &Outcome) -> &str {
     }
 }
 
+/// The kind of an outage's error.
+pub(super) fn outage_kind(outcome: &Outcome) -> &str {
+    match outcome {
+        Outcome::Outage { error, .. } => &error.kind,
+        other => panic!("{other:?} is no outage"),
+    }
+}
+
 /// The kind of a terminal error.
 pub(super) fn failed_kind(outcome: &Outcome) -> &str {
     match outcome {

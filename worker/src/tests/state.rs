@@ -210,7 +210,7 @@ async fn a_restart_of_redis_is_bridged_for_what_may_be_repeated() {
 }
 
 #[tokio::test]
-async fn an_absent_redis_is_a_retryable_failure_without_the_password() {
+async fn an_absent_redis_is_an_outage_told_without_the_password() {
     let mut server = RedisServer::start().await;
     let url = server.url();
     server.stop().await;
@@ -218,7 +218,7 @@ async fn an_absent_redis_is_a_retryable_failure_without_the_password() {
     let began = Instant::now();
     let failure = state.set("v", &1).await.unwrap_err();
     assert_eq!(failure.kind(), "StateUnreachable");
-    assert!(!failure.is_terminal());
+    assert!(failure.is_outage() && !failure.is_terminal());
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     let start = Start { state_url: "redis://user:s3cret@127.0.0.1:1".to_owned(), ..start_frame() };
     let failure = attempt(&start, "a", 1).await.1.set("v", &1).await.unwrap_err();
@@ -238,6 +238,7 @@ async fn a_check_tells_an_absent_from_a_refusing_from_an_unknown_state() {
     let (_, state) = attempt(&Start { state_url, ..start_frame() }, "a", 1).await;
     let refused = state.set("v", &1).await.unwrap_err();
     assert_eq!(refused.kind(), "StateRefused", "{}", refused.message());
+    assert!(refused.is_outage());
     server.stop().await;
     assert!(matches!(check_state(&server.url()).await, Err(CheckError::Unavailable { .. })));
     for unknown in ["memcached://s3cret@host", "s3cret", "redis://:s3cret@host:port"] {
@@ -249,6 +250,34 @@ async fn a_check_tells_an_absent_from_a_refusing_from_an_unknown_state() {
     check_state(&format!("sqlite://{}", folder.path().join("new.db").display())).await.unwrap();
     let nowhere = check_state(&format!("sqlite://{}/no/such/folder.db", folder.path().display())).await;
     assert!(matches!(nowhere, Err(CheckError::Unavailable { .. })), "{nowhere:?}");
+}
+
+/// Such a server finds a longer command malformed before it asks who sends it.
+#[tokio::test]
+async fn without_any_password_long_and_short_commands_are_refused_alike() {
+    let server = RedisServer::start().await;
+    server.require_password("s3cret").await;
+    let (_, state) = attempt(&Start { state_url: server.url(), ..start_frame() }, "a", 1).await;
+    for _ in 0..3 {
+        let long = state.set("v", &"x".repeat(100)).await.unwrap_err();
+        let short = state.get::<i64>("v").await.unwrap_err();
+        assert_eq!((long.kind(), short.kind()), ("StateRefused", "StateRefused"), "{long:?} {short:?}");
+    }
+    let huge = state.set("v", &"x".repeat(100_000)).await.unwrap_err();
+    assert_eq!(huge.kind(), "StateRefused", "{huge:?}");
+}
+
+#[tokio::test]
+async fn a_redis_that_cannot_work_for_now_is_an_outage_and_a_value_of_another_kind_is_not() {
+    let server = RedisServer::start().await;
+    let (_, state) = attempt(&Start { state_url: server.url(), ..start_frame() }, "a", 1).await;
+    state.set("text", "no number").await.unwrap();
+    let failure = state.increment("text", 1).await.unwrap_err();
+    assert!(failure.kind() == "State" && !failure.is_outage(), "{failure:?}");
+    let mut raw = state.raw().unwrap();
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").exec_async(&mut raw).await.unwrap();
+    let failure = state.set("v", &1).await.unwrap_err();
+    assert!(failure.kind() == "StateUnable" && failure.is_outage(), "{failure:?}");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use weft_ledger::{Claim, ClaimRequest, Ledger, NodeSession, Verdict};
 use weft_schemas::frame::{Invoke, Start};
 use weft_schemas::{Digest, FunctionName, Key, Message, NodeName, Outcome};
 
-use super::{Dispatcher, invoke, retry_kind, start_frame};
+use super::{Dispatcher, invoke, outage_kind, retry_kind, start_frame};
 use crate::{Context, Failure, Worker, params};
 
 struct World {
@@ -225,10 +225,10 @@ async fn a_dropped_transaction_lets_the_next_attempt_in() {
 }
 
 #[tokio::test]
-async fn an_unusable_ledger_is_a_retryable_failure() {
+async fn an_unusable_ledger_is_an_outage_and_no_failed_attempt() {
     let start = Start { ledger_url: "postgres://user:s3cret@127.0.0.1:1/none".to_owned(), ..start_frame() };
     let mut dispatcher = Dispatcher::start_with(Worker::new().handler("order", order), start).await;
     let outcome = dispatcher.run(invoke("order", &())).await;
-    assert_eq!(retry_kind(&outcome), "LedgerUnreachable");
-    assert!(matches!(outcome, Outcome::Retry { error, .. } if !error.message.contains("s3cret")));
+    assert_eq!(outage_kind(&outcome), "LedgerUnreachable");
+    assert!(matches!(outcome, Outcome::Outage { error, .. } if !error.message.contains("s3cret")));
 }

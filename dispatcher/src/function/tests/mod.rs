@@ -4,6 +4,7 @@
 
 mod crashes;
 mod duplicates;
+mod outage;
 mod placing;
 mod settling;
 mod stopping;
