@@ -22,7 +22,9 @@ pub fn run() -> Result<(), String> {
 }
 
 fn format() -> Result<(), String> {
-    run::succeed(run::cargo().args(["fmt", "--all", "--check"]))
+    run::succeed(run::cargo().args(["fmt", "--all", "--check"]))?;
+    // A workspace of its own.
+    run::succeed(run::cargo().args(["fmt", "--check", "--manifest-path", "fuzz/Cargo.toml"]))
 }
 
 fn lints() -> Result<(), String> {

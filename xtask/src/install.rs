@@ -1,4 +1,4 @@
-//! The servers that the tests need: on Debian, as root, installed; elsewhere, named.
+//! What the tests need beside Rust, mostly servers: on Debian, as root, installed; elsewhere, named.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -14,6 +14,8 @@ const NEEDED: &[(&str, &[&str], &str)] = &[
     ("redis-server", &[], "redis-server"),
     ("rabbitmq-server", &["/usr/lib/rabbitmq/bin", "/usr/sbin"], "rabbitmq-server"),
     ("epmd", &[], "erlang-base"),
+    // The fuzzer's own library is C++.
+    ("c++", &[], "g++"),
 ];
 
 /// Addresses in the environment stand in for a server: then it need not be installed.

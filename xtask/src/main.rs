@@ -1,9 +1,10 @@
-//! The project's own tools: `cargo xtask test`, `cargo xtask check`, `cargo xtask arch`.
+//! The project's own tools: `cargo xtask test`, `cargo xtask check`, `cargo xtask fuzz`, `cargo xtask arch`.
 //!
 //! Depends on nothing of Weft's, so that it builds in seconds and works while the rest does not.
 
 mod arch;
 mod check;
+mod fuzz;
 mod install;
 mod outcome;
 mod run;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 cargo xtask test [--no-install] [FILTER…]   every test of the workspace, on real servers
 cargo xtask check                           format, lints, architecture, dependency rules
+cargo xtask fuzz [--seconds N] [TARGET…]     event, frame and manifest on hostile input
 cargo xtask arch                            who may depend on whom";
 
 fn main() -> ExitCode {
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     let result = match command.as_deref() {
         Some("test") => test::run(&rest),
         Some("check") => check::run(),
+        Some("fuzz") => fuzz::run(&rest),
         Some("arch") => arch::run(),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::outcome::{self, Outcome};
-use crate::run;
 use crate::services::Services;
+use crate::{fuzz, run};
 
 /// Suites that must have tests: (package, test program, how a test's name begins).
 const REQUIRED: &[(&str, &str, &str)] = &[
@@ -31,6 +31,9 @@ const REQUIRED: &[(&str, &str, &str)] = &[
 
 /// What every build and run names, so that Cargo sees one and the same thing each time and builds it once.
 const WORKSPACE: [&str; 2] = ["--workspace", "--locked"];
+
+/// How long each fuzz target runs here; `cargo xtask fuzz` runs them longer.
+const FUZZ_SECONDS: u32 = 5;
 
 struct TestProgram {
     package: String,
@@ -81,6 +84,9 @@ pub fn run(args: &[String]) -> Result<(), String> {
         ok &= fine;
     }
     drop(services);
+    if filters.is_empty() {
+        total += fuzz_targets()?;
+    }
 
     if total.failed == 0 && !ok {
         faults.push("the runner failed without a failed test; see above".to_owned());
@@ -183,6 +189,22 @@ fn doc_tests(environment: &[(String, String)]) -> Ran {
     let mut command = run::cargo();
     command.arg("test").args(WORKSPACE).args(["--doc", "--no-fail-fast"]);
     counted(command, environment, outcome::libtest)
+}
+
+/// Each fuzz target is one test, for a short and fixed time.
+fn fuzz_targets() -> Result<Outcome, String> {
+    let programs = fuzz::build()?;
+    let mut total = Outcome::default();
+    for target in fuzz::TARGETS {
+        match fuzz::fuzz(&programs, target, FUZZ_SECONDS) {
+            Ok(()) => total.passed += 1,
+            Err(fault) => {
+                eprintln!("xtask: {fault}");
+                total.failed += 1;
+            }
+        }
+    }
+    Ok(total)
 }
 
 /// Runs a test runner, passes its output on and adds up what `read` finds in it. Also: whether it ended with zero.
