@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use weft_ledger::FailedAttempt;
 use weft_schemas::manifest::{Backoff, Retry};
 use weft_schemas::{ErrorInfo, Outcome, Reason};
 
@@ -85,14 +86,72 @@ fn again(policy: &Retry, ended: Ended<'_>, error: ErrorInfo, asked: Duration, la
     Next::Again { after, error, crashed }
 }
 
+/// What is known of a claim that was granted and has not begun.
+#[derive(Debug, Clone, Copy)]
+pub struct Granted {
+    /// The attempt that it would be, from 1.
+    pub attempt: u32,
+    /// Attempts of this epoch that killed their worker, or vanished with their dispatcher.
+    pub crashes: u32,
+    /// Since the event was first seen in this epoch.
+    pub age: Duration,
+    /// It is the retry that the attempt before was parked for: that attempt has ended, and nothing vanished.
+    pub resumed: bool,
+}
+
+/// What becomes of a claim that was granted.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Begin {
+    /// Run it. `alone`: with no neighbours in its worker, as it may have killed one.
+    Run { alone: bool },
+    /// It is over a limit: give it up, unstarted.
+    Dead { reason: Reason, error: ErrorInfo },
+}
+
+/// Holds the policy's limits against a claim. Most were held against the attempt before, when it ended; but that one may
+/// have vanished with its dispatcher, the retry may have waited through an outage, or the limits are lower now. With
+/// `attempts = 1` this is what keeps a handler that a crash cut short from running twice.
+pub fn begin(policy: &Retry, granted: Granted) -> Begin {
+    let Granted { attempt, crashes, age, resumed } = granted;
+    let crashed = crashes >= policy.crashes;
+    if crashed || attempt > policy.attempts {
+        let before = attempt.saturating_sub(1);
+        let (reason, error) = if !resumed {
+            let text = format!("attempt {before} has no outcome: the dispatcher that ran it went away");
+            (Reason::Crashed, ErrorInfo::new(FailedAttempt::VANISHED, text))
+        } else if crashed {
+            let text = format!("its attempts have killed {crashes} workers, {} are allowed", policy.crashes);
+            (Reason::Crashed, ErrorInfo::new("Crashed", text))
+        } else {
+            let text = format!("it had {before} attempts, {} are allowed", policy.attempts);
+            (Reason::Exhausted, ErrorInfo::new("Exhausted", text))
+        };
+        return Begin::Dead { reason, error };
+    }
+    // A first attempt is judged at admission, by the event's own time.
+    if attempt > 1 && age > policy.max_age {
+        let text = format!("it was first seen {} s ago, {} s are allowed", age.as_secs(), policy.max_age.as_secs());
+        return Begin::Dead { reason: Reason::TooOld, error: ErrorInfo::new("TooOld", text) };
+    }
+    // One that only vanished, once, is most likely innocent: after a crash of the dispatcher everything that it ran is
+    // so, and would take long one by one. It may share a worker again as long as a crash there would not be its end.
+    let spared = !resumed && crashes == 1 && policy.crashes > 2 && attempt < policy.attempts;
+    Begin::Run { alone: crashes > 0 && !spared }
+}
+
 /// The wait after the given attempt (from 1): `first × factor^(attempt-1)`, capped at `max`, spread by ± `jitter`,
-/// and capped again.
+/// and capped again. Total: whatever it is given, it answers a wait within the cap.
 pub fn wait(backoff: &Backoff, attempt: u32, random: f64) -> Duration {
+    if backoff.first.is_zero() {
+        return Duration::ZERO;
+    }
     let max = backoff.max.as_secs_f64();
     let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
-    let plain = (backoff.first.as_secs_f64() * backoff.factor.powi(exponent)).min(max);
-    let spread = 1.0 + backoff.jitter * (2.0 * random.clamp(0.0, 1.0) - 1.0);
-    Duration::try_from_secs_f64((plain * spread).min(max)).unwrap_or(backoff.max)
+    // `min` and `max` pass over what is not a number.
+    let plain = (backoff.first.as_secs_f64() * backoff.factor.max(1.0).powi(exponent)).min(max);
+    let jitter = backoff.jitter.clamp(0.0, 1.0);
+    let spread = (1.0 + jitter * (2.0 * random.clamp(0.0, 1.0) - 1.0)).max(0.0);
+    Duration::try_from_secs_f64((plain * spread).min(max)).map_or(backoff.max, |wait| wait.min(backoff.max))
 }
 
 /// The wait after the first attempt in a row that an outage ended; it doubles up to the second.
@@ -106,118 +165,4 @@ pub fn outage_wait(before: u32, random: f64) -> Duration {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn ended(outcome: &Outcome, attempt: u32, crashes: u32) -> Ended<'_> {
-        Ended {
-            outcome,
-            attempt,
-            crashes,
-            outages: 0,
-            age: Duration::ZERO,
-            timeout: Duration::from_secs(30),
-            random: 0.5,
-        }
-    }
-
-    fn retryable(after_ms: Option<u64>) -> Outcome {
-        Outcome::Retry { error: ErrorInfo::new("E", "m"), after_ms }
-    }
-
-    #[test]
-    fn waits_grow_by_the_factor_up_to_the_cap() {
-        let backoff = Backoff { jitter: 0.0, max: Duration::from_secs(5), ..Backoff::default() };
-        let waits: Vec<_> = (1..=5).map(|attempt| wait(&backoff, attempt, 0.9).as_millis()).collect();
-        assert_eq!(waits, [1000, 2000, 4000, 5000, 5000]);
-    }
-
-    #[test]
-    fn the_last_allowed_attempt_is_the_last() {
-        let policy = Retry::default();
-        let outcome = retryable(None);
-        assert!(matches!(decide(&policy, ended(&outcome, 2, 0)), Next::Again { .. }));
-        assert!(matches!(decide(&policy, ended(&outcome, 3, 0)), Next::Dead { reason: Reason::Exhausted, .. }));
-        assert!(matches!(
-            decide(&policy, ended(&Outcome::TimedOut, 3, 0)),
-            Next::Dead { reason: Reason::TimedOut, .. }
-        ));
-    }
-
-    #[test]
-    fn crashes_have_a_limit_of_their_own() {
-        let policy = Retry { attempts: 10, crashes: 2, ..Retry::default() };
-        let outcome = Outcome::Crashed { error: ErrorInfo::new("Crashed", "signal 9") };
-        assert!(matches!(decide(&policy, ended(&outcome, 1, 0)), Next::Again { crashed: true, .. }));
-        assert!(matches!(decide(&policy, ended(&outcome, 2, 1)), Next::Dead { reason: Reason::Crashed, .. }));
-    }
-
-    #[test]
-    fn a_terminal_failure_is_never_tried_again() {
-        let outcome = Outcome::Failed { error: ErrorInfo::new("E", "m") };
-        assert!(matches!(
-            decide(&Retry::default(), ended(&outcome, 1, 0)),
-            Next::Dead { reason: Reason::Terminal, .. }
-        ));
-    }
-
-    #[test]
-    fn our_own_stop_costs_no_attempt() {
-        assert_eq!(decide(&Retry::default(), ended(&Outcome::Drained, 3, 0)), Next::Release);
-        assert_eq!(decide(&Retry::default(), ended(&Outcome::Superseded, 3, 0)), Next::AskAgain);
-    }
-
-    #[test]
-    fn an_outage_costs_no_attempt_however_often_and_ends_with_the_age_limit() {
-        let policy = Retry::default();
-        let outcome = Outcome::Outage { error: ErrorInfo::new("StateUnreachable", "m"), after_ms: None };
-        for outages in [0, 5, 1_000_000] {
-            let next = decide(&policy, Ended { outages, ..ended(&outcome, policy.attempts, 0) });
-            assert!(matches!(next, Next::Wait { after, .. } if after <= Duration::from_secs(12)), "{next:?}");
-        }
-        let old = Ended { age: policy.max_age, ..ended(&outcome, 1, 0) };
-        assert!(matches!(decide(&policy, old), Next::Dead { reason: Reason::TooOld, .. }));
-        let asked = Outcome::Outage { error: ErrorInfo::new("E", "m"), after_ms: Some(60_000) };
-        assert!(matches!(decide(&policy, ended(&asked, 1, 0)), Next::Wait { after, .. } if after.as_secs() == 60));
-    }
-
-    #[test]
-    fn the_handler_may_ask_for_a_longer_wait_but_not_past_the_age_limit() {
-        let policy = Retry { max_age: Duration::from_secs(60), ..Retry::default() };
-        let outcome = retryable(Some(30_000));
-        assert!(matches!(decide(&policy, ended(&outcome, 1, 0)), Next::Again { after, .. } if after.as_secs() == 30));
-        let outcome = retryable(Some(61_000));
-        assert!(matches!(decide(&policy, ended(&outcome, 1, 0)), Next::Dead { reason: Reason::TooOld, .. }));
-    }
-
-    proptest! {
-        #[test]
-        fn a_wait_is_within_its_jitter_and_its_cap(
-            first_ms in 1u64..3_600_000, factor in 1.0f64..10.0, extra_ms in 0u64..86_400_000,
-            jitter in 0.0f64..=1.0, attempt in 1u32..200, random in 0.0f64..1.0,
-        ) {
-            let first = Duration::from_millis(first_ms);
-            let backoff = Backoff { first, factor, max: first + Duration::from_millis(extra_ms), jitter };
-            let got = wait(&backoff, attempt, random);
-            prop_assert!(got <= backoff.max);
-            let plain = (first.as_secs_f64() * factor.powi(attempt as i32 - 1)).min(backoff.max.as_secs_f64());
-            prop_assert!(got.as_secs_f64() >= plain * (1.0 - jitter) - 1e-6);
-        }
-
-        #[test]
-        fn a_retry_never_starts_past_the_age_limit(
-            age_ms in 0u64..1_000_000, max_age_ms in 1_000u64..1_000_000, after_ms in proptest::option::of(0u64..2_000_000),
-            attempt in 1u32..5, random in 0.0f64..1.0,
-        ) {
-            let policy = Retry { attempts: 5, max_age: Duration::from_millis(max_age_ms), ..Retry::default() };
-            let outcome = retryable(after_ms);
-            let age = Duration::from_millis(age_ms);
-            if let Next::Again { after, .. } = decide(&policy, Ended { age, random, ..ended(&outcome, attempt, 0) }) {
-                prop_assert!(age + after <= policy.max_age);
-            }
-        }
-    }
-}
+mod tests;

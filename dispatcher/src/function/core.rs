@@ -135,10 +135,11 @@ pub(crate) enum Phase {
     Claiming,
     /// Another owner holds it; asks again at a timer.
     Parked,
-    /// Claimed, waiting for a slot. `waited`: none was free when it came.
+    /// Claimed, waiting for a slot. `waited`: none was free when it came. `turn`: its place in the order of arrival.
     Ready {
         claim: Claim,
         waited: bool,
+        turn: u64,
     },
     Running(Box<Running>),
     /// Its settle is queued or under way.
@@ -246,6 +247,7 @@ pub(crate) struct Core {
     /// Keys that wait for a slot they may share, and for a worker of their own.
     pub(super) ready: VecDeque<Key>,
     pub(super) ready_alone: VecDeque<Key>,
+    pub(super) next_turn: u64,
     pub(super) workers: BTreeMap<WorkerId, WorkerState>,
     pub(super) next_worker: u64,
     pub(super) next_invocation: u64,
@@ -291,6 +293,7 @@ impl Core {
             batch: super::BATCH,
             ready: VecDeque::new(),
             ready_alone: VecDeque::new(),
+            next_turn: 0,
             workers: BTreeMap::new(),
             next_worker: 1,
             next_invocation: 1,

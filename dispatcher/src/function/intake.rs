@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use weft_ledger::{ClaimRequest, Verdict};
+use weft_ledger::{Claim, ClaimRequest, Verdict};
 use weft_process::crash::{self, Point};
-use weft_schemas::{ErrorInfo, Key, Reason};
+use weft_schemas::{Attempt, ErrorInfo, Key, Reason};
 
 use super::core::{Action, Burial, Core, Invocation, LetterOf, Now, Phase};
+use super::settling::age;
 use super::timer::{Timer, What};
 use crate::admission::{Admitted, Refusal};
 use crate::broker::{Delivery, DeliveryId};
+use crate::retry::{Begin, Granted, begin};
 use crate::spans;
 
 /// How long a key that another owner holds is left alone at most before the ledger is asked again.
@@ -183,15 +185,8 @@ impl Core {
                 *known += u64::from(fresh && claim.attempt.0 > 1);
                 // The claim proves that the ledger knows this payload, so rivals are mismatches now.
                 let rivals = std::mem::take(&mut invocation.rivals);
-                invocation.step = spans::wait(&invocation.span);
-                invocation.phase = Phase::Ready { claim, waited: false };
-                if self.draining {
-                    self.release(key);
-                } else if claim.crashes > 0 {
-                    self.ready_alone.push_back(key.clone());
-                } else {
-                    self.ready.push_back(key.clone());
-                }
+                let resumed = invocation.admitted.resume.is_some_and(|parked| parked.0 + 1 == claim.fence.0);
+                self.granted(key, claim, resumed, now);
                 for (delivery, rival) in rivals {
                     self.mismatch(delivery, &rival, now);
                 }
@@ -221,6 +216,26 @@ impl Core {
                     self.accept(delivery, rival, false, now);
                 }
             }
+        }
+    }
+
+    /// Queues a claim for a slot, unless it is over a limit of its function or nothing starts any more.
+    fn granted(&mut self, key: &Key, claim: Claim, resumed: bool, now: Now) {
+        let granted = Granted { attempt: claim.attempt.0, crashes: claim.crashes, age: age(&claim, now), resumed };
+        let begin = begin(&self.function.retry, granted);
+        let Some(invocation) = self.invocations.get_mut(key) else { return };
+        invocation.step = spans::wait(&invocation.span);
+        invocation.phase = Phase::Ready { claim, waited: false, turn: self.next_turn };
+        self.next_turn += 1;
+        match begin {
+            Begin::Dead { reason, error } => {
+                // This attempt is not made.
+                let made = Claim { attempt: Attempt(claim.attempt.0.saturating_sub(1)), ..claim };
+                self.give_up(key, made, reason, error, now);
+            }
+            Begin::Run { .. } if self.draining => self.release(key),
+            Begin::Run { alone: true } => self.ready_alone.push_back(key.clone()),
+            Begin::Run { alone: false } => self.ready.push_back(key.clone()),
         }
     }
 

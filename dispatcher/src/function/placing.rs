@@ -21,34 +21,61 @@ const START_WAIT_MOST: Duration = Duration::from_secs(30);
 const UNHEALTHY_AFTER: u32 = 3;
 
 impl Core {
-    /// Gives slots to what is ready.
+    /// Gives slots to what is ready, in the order in which it became so: what must be alone does not wait for ever
+    /// behind what may share, nor the other way round.
     pub(super) fn place(&mut self, now: Now) {
-        while let Some(key) = self.ready_alone.front().cloned() {
+        while self.place_next(now) {}
+    }
+
+    fn place_next(&mut self, now: Now) -> bool {
+        let alone_first = match (self.ready_alone.front(), self.ready.front()) {
+            (Some(alone), Some(shared)) => self.turn(alone) < self.turn(shared),
+            (alone, _) => alone.is_some(),
+        };
+        if alone_first {
             let idle = self.workers.iter().find(|(_, worker)| worker.is_up() && worker.running.is_empty());
-            let Some((&worker, _)) = idle else { break };
-            self.ready_alone.pop_front();
-            self.start_attempt(&key, worker, true, now);
+            if let Some((&worker, _)) = idle {
+                let Some(key) = self.ready_alone.pop_front() else { return false };
+                self.start_attempt(&key, worker, true, now);
+                return true;
+            }
         }
-        while let Some(key) = self.ready.front().cloned() {
-            let Some(worker) = self.fullest_with_room() else { break };
-            self.ready.pop_front();
-            self.start_attempt(&key, worker, false, now);
+        let left_to_empty = if alone_first { self.emptiest() } else { None };
+        let Some(worker) = self.fullest_with_room(left_to_empty) else { return false };
+        let Some(key) = self.ready.pop_front() else { return false };
+        self.start_attempt(&key, worker, false, now);
+        true
+    }
+
+    fn turn(&self, key: &Key) -> Option<u64> {
+        match self.invocations.get(key)?.phase {
+            Phase::Ready { turn, .. } => Some(turn),
+            Phase::Claiming | Phase::Parked | Phase::Running(_) | Phase::Settling { .. } => None,
         }
     }
 
+    /// The worker that gets no more work, so that what must be alone finds it idle; `None` while another one starts.
+    fn emptiest(&self) -> Option<WorkerId> {
+        if self.workers.values().any(|worker| worker.phase == WorkerPhase::Starting) {
+            return None;
+        }
+        let up = self.workers.iter().filter(|(_, worker)| worker.is_up() && !worker.alone);
+        up.min_by_key(|(_, worker)| worker.running.len()).map(|(&id, _)| id)
+    }
+
     /// Packing workers lets the others fall idle and leave.
-    fn fullest_with_room(&self) -> Option<WorkerId> {
+    fn fullest_with_room(&self, but: Option<WorkerId>) -> Option<WorkerId> {
         let slots = self.function.slots as usize;
         self.workers
             .iter()
-            .filter(|(_, worker)| worker.is_up() && !worker.alone && worker.running.len() < slots)
+            .filter(|(id, worker)| worker.is_up() && !worker.alone && worker.running.len() < slots && Some(**id) != but)
             .max_by_key(|(_, worker)| worker.running.len())
             .map(|(&id, _)| id)
     }
 
     fn start_attempt(&mut self, key: &Key, worker: WorkerId, alone: bool, now: Now) {
         let Some(invocation) = self.invocations.get_mut(key) else { return };
-        let Phase::Ready { claim, waited } = invocation.phase else { return };
+        let Phase::Ready { claim, waited, .. } = invocation.phase else { return };
         let Some(state) = self.workers.get_mut(&worker) else { return };
         let cold = waited && state.fresh;
         let sample = match (cold, waited) {

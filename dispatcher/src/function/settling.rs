@@ -1,8 +1,10 @@
 //! From an outcome to an ack: the retry decision, the ledger's settle, and what its refusal means.
 
+use std::time::Duration;
+
 use weft_ledger::{Claim, Settle, Settled, Settlement};
 use weft_process::crash::{self, Point};
-use weft_schemas::{Event, Key, Outcome};
+use weft_schemas::{ErrorInfo, Event, Key, Outcome, Reason};
 
 use super::core::{Action, AfterSettle, Core, LetterOf, Now, Phase, retry};
 use crate::retry::{Ended, Next, decide};
@@ -15,7 +17,6 @@ impl Core {
         let claim = running.claim;
         let superseded = running.superseded;
         spans::outcome(&invocation.step, &invocation.span, &outcome);
-        let age_ms = now.wall.as_millisecond().saturating_sub(claim.first_seen_at.as_millisecond());
         let ended = Ended {
             outcome: if superseded && !matches!(outcome, Outcome::Committed { .. }) {
                 &Outcome::Superseded
@@ -25,7 +26,7 @@ impl Core {
             attempt: claim.attempt.0,
             crashes: claim.crashes,
             outages: invocation.outages,
-            age: std::time::Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)),
+            age: age(&claim, now),
             timeout: self.function.timeout,
             random: self.random.f64(),
         };
@@ -61,19 +62,23 @@ impl Core {
                 spans::leave_link(&mut retry.message, &invocation.step);
                 self.settle(key, claim, Settlement::Waiting { error, crashed, retry }, AfterSettle::Ack);
             }
-            Next::Dead { reason, error } => {
-                tracing::warn!(
-                    function = %self.function.name, %key, attempt = claim.attempt.0, reason = reason.as_str(),
-                    kind = error.kind, error = error.message, "event given up"
-                );
-                let of = LetterOf::Invocation { admitted: &invocation.admitted, claim: &claim };
-                let (letter, copy) = self.letter(of, reason, error, now);
-                self.settle(key, claim, Settlement::Dead { letter: Box::new(letter), copy }, AfterSettle::Ack);
-            }
             Next::Wait { after, .. } => self.settle(key, claim, Settlement::Released, AfterSettle::Wait(after)),
+            Next::Dead { reason, error } => self.give_up(key, claim, reason, error, now),
             Next::Release => self.settle(key, claim, Settlement::Released, AfterSettle::Release),
             Next::AskAgain => self.ask_again(key, now),
         }
+    }
+
+    /// Settles a claimed invocation as dead.
+    pub(super) fn give_up(&mut self, key: &Key, claim: Claim, reason: Reason, error: ErrorInfo, now: Now) {
+        let Some(invocation) = self.invocations.get(key) else { return };
+        tracing::warn!(
+            function = %self.function.name, %key, attempt = claim.attempt.0, reason = reason.as_str(),
+            kind = error.kind, error = error.message, "event given up"
+        );
+        let of = LetterOf::Invocation { admitted: &invocation.admitted, claim: &claim };
+        let (letter, copy) = self.letter(of, reason, error, now);
+        self.settle(key, claim, Settlement::Dead { letter: Box::new(letter), copy }, AfterSettle::Ack);
     }
 
     /// Gives a claim back without counting its attempt.
@@ -178,4 +183,10 @@ impl Core {
             self.claim_again(key);
         }
     }
+}
+
+/// How long ago the event was first seen, in this epoch.
+pub(super) fn age(claim: &Claim, now: Now) -> Duration {
+    let age_ms = now.wall.as_millisecond().saturating_sub(claim.first_seen_at.as_millisecond());
+    Duration::from_millis(u64::try_from(age_ms).unwrap_or(0))
 }

@@ -36,8 +36,13 @@ struct Bench {
 }
 
 fn bench(slots: u32, workers: u32) -> Bench {
+    bench_with(slots, workers, "")
+}
+
+/// As [`bench`], with more keys of the manifest.
+fn bench_with(slots: u32, workers: u32, more: &str) -> Bench {
     let text = format!(
-        "[functions.f]\ncommand = [\"./f\"]\nevents = [\"e\"]\nslots = {slots}\nkeep_alive = \"1s\"\nidempotency = {{ key = \"/data/k\" }}\n"
+        "[functions.f]\ncommand = [\"./f\"]\nevents = [\"e\"]\nslots = {slots}\nkeep_alive = \"1s\"\nidempotency = {{ key = \"/data/k\" }}\n{more}\n"
     );
     let manifest = Manifest::parse(&text, Path::new("/")).unwrap();
     let function = Arc::new(manifest.functions.values().next().unwrap().clone());
