@@ -23,6 +23,8 @@ use crate::broker::{Broker, FunctionQueue, Names, Topology};
 use crate::function::core::{Bounds, Core};
 use crate::function::task::{Surroundings, run as run_function};
 use crate::link::Program;
+use crate::nets::copies::Copies;
+use crate::nets::{self, Nets};
 use crate::node::Keeper;
 use crate::relay::Relay;
 use crate::status::Stats;
@@ -30,6 +32,8 @@ use crate::{admin, report};
 
 /// The most deliveries that one function may hold; RabbitMQ caps a quorum queue's prefetch at 2,000.
 const PREFETCH_MOST: u32 = 2_000;
+/// How long the nets have to write out what is under way when the functions have stopped.
+const NETS_LIMIT: Duration = Duration::from_secs(5);
 /// The period of the retention sweep, and the most rows that it deletes in one statement.
 const SWEEP: (Duration, u32) = (Duration::from_secs(60), 5_000);
 
@@ -162,8 +166,9 @@ impl Dispatcher {
             .map_err(|error| report::ledger(&error))?;
 
         let stop = CancellationToken::new();
-        let mut background = JoinSet::new();
-        let wake = Arc::new(Notify::new());
+        // What goes on until nothing is claimed any more, and what ends when the drain begins.
+        let (mut background, mut emptiers) = (JoinSet::new(), JoinSet::new());
+        let (wake, closed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let forwarder = Arc::new(Forwarder::new(&config.export));
         background.spawn(keeper.run(stop.clone()));
         background.spawn(sweep(Arc::clone(&config.ledger), stop.clone()));
@@ -171,11 +176,34 @@ impl Dispatcher {
             ledger: Arc::clone(&config.ledger),
             broker: Arc::clone(&config.broker),
             wake: Arc::clone(&wake),
+            closed: Arc::clone(&closed),
             stats: stats.clone(),
         };
         background.spawn(relay.run(stop.clone()));
 
         let names = Names::new(config.prefix.clone());
+        let caught = nets::subscribe(&*config.broker, &names).await.map_err(|error| report::broker(&error))?;
+        let admissions = self.functions.iter().map(|own| (own.function.name.clone(), own.admission.clone()));
+        let emptying = Nets {
+            names: names.clone(),
+            prefix: config.prefix.clone(),
+            functions: admissions.collect(),
+            ledger: Arc::clone(&config.ledger),
+            owner: owner.clone(),
+            relay: Arc::clone(&wake),
+            stats: stats.clone(),
+        };
+        emptiers.spawn(emptying.run(caught, shutdown.drain.clone()));
+        let copies = Copies {
+            ledger: Arc::clone(&config.ledger),
+            broker: Arc::clone(&config.broker),
+            names: names.clone(),
+            functions: stats.functions().keys().cloned().chain([FunctionName::unrouted()]).collect(),
+            closed,
+            stats: stats.clone(),
+        };
+        emptiers.spawn(copies.run(shutdown.drain.clone()));
+
         let mut loops = JoinSet::new();
         for Prepared { function, program, admission } in &self.functions {
             let bounds = bounds(function, config);
@@ -216,16 +244,31 @@ impl Dispatcher {
         tracing::info!(node = %config.node, functions = self.functions.len(), "taking events");
 
         let mut failed = None;
-        while let Some(ended) = loops.join_next().await {
-            if let Err(panic) = ended {
-                tracing::error!(error = %panic, "function loop failed, stopping");
-                failed = Some(Report::new(Code::Unexpected, format!("a function's loop failed: {panic}")));
-                shutdown.drain.cancel();
-            } else if !shutdown.drain.is_cancelled() {
-                // A loop that ends by itself has said why; the rest must not go on half.
-                failed = Some(Report::new(Code::Unexpected, "a function's loop ended by itself".to_owned()));
-                shutdown.drain.cancel();
+        loop {
+            let (what, ended) = tokio::select! {
+                biased;
+                ended = loops.join_next() => match ended {
+                    Some(ended) => ("a function's loop", ended),
+                    None => break,
+                },
+                Some(ended) = background.join_next() => ("a background task", ended),
+                // These end with the drain, and may fail as well.
+                Some(ended) = emptiers.join_next() => ("the emptying of the broker's nets", ended),
+            };
+            let panic = ended.err();
+            if panic.is_none() && shutdown.drain.is_cancelled() {
+                continue;
             }
+            // What ends by itself has said why; the rest must not go on half.
+            let how = panic.map_or_else(|| "ended by itself".to_owned(), |panic| format!("failed: {panic}"));
+            tracing::error!(what, how, "a part of the dispatcher is gone, stopping");
+            failed.get_or_insert_with(|| Report::new(Code::Unexpected, format!("{what} {how}")));
+            shutdown.drain.cancel();
+        }
+        let wait = async { while emptiers.join_next().await.is_some() {} };
+        if tokio::time::timeout(NETS_LIMIT, wait).await.is_err() {
+            tracing::warn!("the broker's nets were not let go of in time");
+            emptiers.abort_all();
         }
         // Only now: nothing of ours is claimed any more, so the lease, the relay and the connections may go.
         config.broker.close().await;

@@ -9,6 +9,7 @@ pub mod broker;
 pub mod dispatcher;
 mod function;
 pub mod link;
+mod nets;
 mod node;
 mod relay;
 pub mod report;

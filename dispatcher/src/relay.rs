@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use weft_ledger::{Due, Ledger, OutboxId};
+use weft_ledger::{Due, Ledger, OutboxId, OutboxKind};
 use weft_process::crash::{self, Point};
 
 use crate::broker::{Broker, PublishError};
@@ -26,6 +26,8 @@ pub(crate) struct Relay {
     pub ledger: Arc<dyn Ledger>,
     pub broker: Arc<dyn Broker>,
     pub wake: Arc<Notify>,
+    /// Told when a redrive has left: the copy of its dead letter is superfluous from then on.
+    pub closed: Arc<Notify>,
     pub stats: Stats,
 }
 
@@ -102,7 +104,12 @@ impl Relay {
         }
         let refusals = failed.len();
         self.stats.relayed(published.len() as u64);
+        let redriven = |due: &Due| due.kind == OutboxKind::Redrive && published.contains(&due.id);
+        let closed = batch.rows().iter().any(redriven);
         batch.finish(&published, &failed).await?;
+        if closed {
+            self.closed.notify_one();
+        }
         crash::point(Point::AfterFinish);
         Ok(full && refusals == 0)
     }

@@ -123,6 +123,9 @@ pub struct Stats {
 struct Shared {
     /// Outbox rows published.
     relayed: AtomicU64,
+    caught: AtomicU64,
+    unrouted: AtomicU64,
+    resolved: AtomicU64,
     workers: AtomicU32,
     peak_workers: AtomicU32,
 }
@@ -150,6 +153,18 @@ impl Stats {
         self.shared.relayed.fetch_add(count, Ordering::Relaxed);
     }
 
+    pub(crate) fn caught(&self) {
+        self.shared.caught.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unrouted(&self) {
+        self.shared.unrouted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn resolved(&self, count: u64) {
+        self.shared.resolved.fetch_add(count, Ordering::Relaxed);
+    }
+
     /// Workers alive, over all functions.
     pub fn workers(&self) -> u32 {
         self.shared.workers.load(Ordering::Relaxed)
@@ -166,6 +181,9 @@ impl Stats {
             workers: self.workers(),
             peak_workers: self.peak_workers(),
             relayed: self.shared.relayed.load(Ordering::Relaxed),
+            caught: self.shared.caught.load(Ordering::Relaxed),
+            unrouted: self.shared.unrouted.load(Ordering::Relaxed),
+            copies_resolved: self.shared.resolved.load(Ordering::Relaxed),
             functions: self.functions.iter().map(|(name, stats)| (name.clone(), stats.snapshot())).collect(),
         }
     }
@@ -203,6 +221,12 @@ pub struct Snapshot {
     pub peak_workers: u32,
     /// Outbox rows published since the start.
     pub relayed: u64,
+    /// Messages that the broker itself had given up, taken from its crash net since the start.
+    pub caught: u64,
+    /// Events that no function is bound to, since the start.
+    pub unrouted: u64,
+    /// Copies of closed dead letters taken out of their queues since the start.
+    pub copies_resolved: u64,
     pub functions: BTreeMap<FunctionName, FunctionSnapshot>,
 }
 

@@ -273,6 +273,15 @@ pub enum Redriven {
     NotFound,
 }
 
+/// Where dead letters were closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClosedSince {
+    /// When it was asked, by the database clock.
+    pub at: Timestamp,
+    /// Each once.
+    pub functions: Vec<FunctionName>,
+}
+
 /// What the ledger says of itself at one moment.
 #[derive(Debug, Clone, Serialize)]
 pub struct Audit {
@@ -399,6 +408,10 @@ pub trait Ledger: Send + Sync {
         let _ = (ids, by);
         Err(Error::Corrupt { what: "not built".to_owned() })
     }
+    /// The functions of which dead letters were redriven or purged at this time or later, with the time of asking.
+    async fn closed_since(&self, since: Timestamp) -> Result<ClosedSince, Error>;
+    /// Which of these dead letters are closed (redriven or purged). Unknown ids are not. At most 1,000 ids.
+    async fn closed_letters(&self, ids: &[DeadLetterId]) -> Result<Vec<DeadLetterId>, Error>;
     /// Puts messages into the outbox by themselves, in one durable transaction: replies to duplicates.
     async fn post(&self, messages: &[OutboxMessage]) -> Result<(), Error> {
         let _ = messages;

@@ -20,8 +20,8 @@ pub mod conformance;
 pub use error::Error;
 pub use join::{JoinError, Joined, Joiner, Row, Value};
 pub use ledger::{
-    AtBroker, Audit, Claim, ClaimRequest, DeadLetterGroup, DeadLetterQuery, DeadLetterRecord, Difference, Due,
-    DueBatch, FailedAttempt, FunctionAudit, InvocationQuery, InvocationRecord, Ledger, NodeSession, OutboxId,
+    AtBroker, Audit, Claim, ClaimRequest, ClosedSince, DeadLetterGroup, DeadLetterQuery, DeadLetterRecord, Difference,
+    Due, DueBatch, FailedAttempt, FunctionAudit, InvocationQuery, InvocationRecord, Ledger, NodeSession, OutboxId,
     OutboxKind, OutboxMessage, Owner, Redrive, Redriven, Settle, Settled, Settlement, State, Verdict,
 };
 pub use open::open;

@@ -97,6 +97,21 @@ text_name!(
     "may hold only a-z, 0-9, - and _, and starts with a letter"
 );
 
+impl FunctionName {
+    /// The name under which dead letters stand that no function was bound to. No function may have it.
+    pub const UNROUTED: &str = "unrouted";
+
+    /// [`Self::UNROUTED`] as a name.
+    pub fn unrouted() -> Self {
+        Self(Self::UNROUTED.into())
+    }
+
+    /// Whether it is [`Self::UNROUTED`].
+    pub fn is_unrouted(&self) -> bool {
+        self.as_str() == Self::UNROUTED
+    }
+}
+
 text_name!(
     /// An idempotency key. Unique within one function; never empty; holds no NUL (Postgres text cannot).
     Key, "key", 512,

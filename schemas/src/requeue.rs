@@ -67,18 +67,16 @@ pub(crate) fn requeued(message: &Message, queue: String) -> Message {
     let mut copy = original(message);
     let exchange = std::mem::take(&mut copy.exchange);
     let routing_key = std::mem::replace(&mut copy.routing_key, queue);
-    let kept = [
-        (EXCHANGE_HEADER, Some(exchange)),
-        (ROUTING_KEY_HEADER, Some(routing_key)),
-        (EXPIRATION_HEADER, copy.properties.expiration.take()),
-        (USER_ID_HEADER, copy.properties.user_id.take()),
-    ];
-    for (name, value) in kept {
-        if let Some(value) = value {
-            copy.headers.insert(name.to_owned(), HeaderValue::Text(value));
-        }
+    for (name, value) in [(EXCHANGE_HEADER, exchange), (ROUTING_KEY_HEADER, routing_key)] {
+        copy.headers.insert(name.to_owned(), HeaderValue::Text(value));
     }
-    // An edited event keeps its key and its predecessor in every retry, redrive and dead letter.
+    put_away(&mut copy);
+    keep_edit(message, &mut copy);
+    copy
+}
+
+/// An edited event keeps its key and its predecessor in every retry, redrive and dead letter.
+fn keep_edit(message: &Message, copy: &mut Message) {
     if is_redriven(message) {
         for name in [REDRIVEN_AS_HEADER, REDRIVEN_FROM_HEADER] {
             if let Some(value) = message.header(name) {
@@ -86,7 +84,19 @@ pub(crate) fn requeued(message: &Message, queue: String) -> Message {
             }
         }
     }
-    copy
+}
+
+/// Makes headers of the properties that the broker would act upon.
+fn put_away(message: &mut Message) {
+    let kept = [
+        (EXPIRATION_HEADER, message.properties.expiration.take()),
+        (USER_ID_HEADER, message.properties.user_id.take()),
+    ];
+    for (name, value) in kept {
+        if let Some(value) = value {
+            message.headers.insert(name.to_owned(), HeaderValue::Text(value));
+        }
+    }
 }
 
 /// The message that brings a waiting invocation back: straight to its function's queue, with the fence of the settle
@@ -99,17 +109,32 @@ pub fn retry_message(original: &Message, prefix: &str, function: &FunctionName, 
 
 /// The message that brings a dead letter back: straight to its function's queue, one epoch later. A message that could
 /// not be read then cannot be read now, in the same way.
+///
+/// An event that no function was bound to goes where its publisher had sent it, so that whoever is bound to it by now
+/// gets it.
 pub fn redrive_message(letter: &DeadLetter, prefix: &str) -> Message {
-    to_function(&letter.message, prefix, &letter.function, Epoch(letter.epoch.0.saturating_add(1)))
+    let epoch = Epoch(letter.epoch.0.saturating_add(1));
+    if letter.function.is_unrouted() {
+        let mut message = original(&letter.message);
+        put_away(&mut message);
+        keep_edit(&letter.message, &mut message);
+        set_epoch(&mut message, epoch);
+        return message;
+    }
+    to_function(&letter.message, prefix, &letter.function, epoch)
 }
 
 fn to_function(message: &Message, prefix: &str, function: &FunctionName, epoch: Epoch) -> Message {
     let mut copy = requeued(message, format!("{prefix}.fn.{function}"));
     copy.headers.insert(FUNCTION_HEADER.to_owned(), HeaderValue::from(function.as_str()));
-    if epoch > Epoch(0) {
-        copy.headers.insert(EPOCH_HEADER.to_owned(), HeaderValue::I64(epoch.0.into()));
-    }
+    set_epoch(&mut copy, epoch);
     copy
+}
+
+fn set_epoch(message: &mut Message, epoch: Epoch) {
+    if epoch > Epoch(0) {
+        message.headers.insert(EPOCH_HEADER.to_owned(), HeaderValue::I64(epoch.0.into()));
+    }
 }
 
 /// The fence that a retry carries; `None` when the message is no retry.

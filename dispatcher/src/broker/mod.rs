@@ -57,6 +57,11 @@ impl Names {
     pub fn function(&self, function: &FunctionName) -> String {
         format!("{}.fn.{function}", self.prefix)
     }
+    /// Whose work queue this is; `None` when it is no function's.
+    pub fn of_function(&self, queue: &str) -> Option<FunctionName> {
+        let name = queue.strip_prefix(&self.prefix)?.strip_prefix(".fn.")?;
+        FunctionName::new(name).ok().filter(|name| !name.is_unrouted())
+    }
     /// A function's dead-letter queue.
     pub fn dlq(&self, function: &FunctionName) -> String {
         format!("{}.dlq.{function}", self.prefix)

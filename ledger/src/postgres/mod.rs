@@ -5,6 +5,7 @@
 //! would otherwise stay in use while the table grows. And claims alone do without waiting for the disk.
 
 mod claim;
+mod closed;
 mod connect;
 mod dead_letter;
 mod error;
@@ -21,6 +22,7 @@ mod testing;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Mutex;
@@ -28,8 +30,8 @@ use weft_schemas::{DeadLetter, DeadLetterId, FunctionName, NodeName};
 
 use crate::verdict::Doubts;
 use crate::{
-    ClaimRequest, DeadLetterQuery, DeadLetterRecord, DueBatch, Error, InvocationQuery, InvocationRecord, Ledger,
-    NodeSession, OutboxMessage, Owner, Redrive, Redriven, Settle, Settled, State, Verdict,
+    ClaimRequest, ClosedSince, DeadLetterQuery, DeadLetterRecord, DueBatch, Error, InvocationQuery, InvocationRecord,
+    Ledger, NodeSession, OutboxMessage, Owner, Redrive, Redriven, Settle, Settled, State, Verdict,
 };
 
 pub(crate) use connect::{options, pool, preflight, redacted};
@@ -116,6 +118,14 @@ impl Ledger for Postgres {
 
     async fn redrive(&self, id: &DeadLetterId, redrive: &Redrive) -> Result<Redriven, Error> {
         self.redrive_letter(id, redrive).await
+    }
+
+    async fn closed_since(&self, since: Timestamp) -> Result<ClosedSince, Error> {
+        self.functions_closed_since(since).await
+    }
+
+    async fn closed_letters(&self, ids: &[DeadLetterId]) -> Result<Vec<DeadLetterId>, Error> {
+        self.which_are_closed(ids).await
     }
 
     async fn sweep(&self, limit: u32) -> Result<u64, Error> {

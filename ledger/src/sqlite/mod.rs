@@ -4,6 +4,7 @@
 //! process they queue in order on a mutex, and across processes they wait for each other up to the busy time-out.
 
 mod claim;
+mod closed;
 mod connect;
 mod dead_letter;
 mod inspect;
@@ -22,13 +23,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use sqlx::SqlitePool;
 use weft_schemas::{DeadLetter, DeadLetterId, FunctionName, NodeName};
 
 use crate::verdict::Doubts;
 use crate::{
-    ClaimRequest, DeadLetterQuery, DeadLetterRecord, DueBatch, Error, InvocationQuery, InvocationRecord, Ledger,
-    NodeSession, OutboxMessage, Owner, Redrive, Redriven, Settle, Settled, State, Verdict,
+    ClaimRequest, ClosedSince, DeadLetterQuery, DeadLetterRecord, DueBatch, Error, InvocationQuery, InvocationRecord,
+    Ledger, NodeSession, OutboxMessage, Owner, Redrive, Redriven, Settle, Settled, State, Verdict,
 };
 
 pub(crate) use connect::{BUSY, File, map, now, options, path_of};
@@ -108,6 +110,14 @@ impl Ledger for Sqlite {
 
     async fn redrive(&self, id: &DeadLetterId, redrive: &Redrive) -> Result<Redriven, Error> {
         self.redrive_letter(id, redrive).await
+    }
+
+    async fn closed_since(&self, since: Timestamp) -> Result<ClosedSince, Error> {
+        self.functions_closed_since(since).await
+    }
+
+    async fn closed_letters(&self, ids: &[DeadLetterId]) -> Result<Vec<DeadLetterId>, Error> {
+        self.which_are_closed(ids).await
     }
 
     async fn sweep(&self, limit: u32) -> Result<u64, Error> {

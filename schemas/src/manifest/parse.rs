@@ -68,6 +68,14 @@ fn read_functions(
     for (key, value) in table.iter() {
         let name = FunctionName::new(key.get_ref())
             .map_err(|error| document.fault(key.span(), error.to_string(), "write a name such as \"create-order\""));
+        let name = name.and_then(|name| match name.is_unrouted() {
+            true => Err(document.fault(
+                key.span(),
+                format!("the function name {name} is reserved: events that no function is bound to are found under it"),
+                "give the function another name",
+            )),
+            false => Ok(name),
+        });
         if let Ok(function) = read_function(document, name, key, value, root, read) {
             functions.insert(function.name.clone(), function);
         }

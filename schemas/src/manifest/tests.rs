@@ -142,6 +142,18 @@ schema = \"none.json\"
 }
 
 #[test]
+fn the_name_of_what_no_function_is_bound_to_is_reserved() {
+    let faults = shown("[functions.unrouted]\ncommand = [\"./orders\"]\nevents = [\"orders.placed\"]\n");
+    assert_eq!(
+        faults,
+        [
+            "weft.toml:1:12: the function name unrouted is reserved: events that no function is bound to are found under \
+          it; give the function another name"
+        ]
+    );
+}
+
+#[test]
 fn each_rule_has_its_fault() {
     for (lines, part) in [
         ("handler = \"\"", "handler in [functions.f] is empty"),

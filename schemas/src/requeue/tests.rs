@@ -113,6 +113,23 @@ fn a_redriven_malformed_message_dies_again_of_the_same_and_as_another_letter() {
 }
 
 #[test]
+fn a_redriven_event_that_nobody_was_bound_to_goes_where_its_publisher_sent_it() {
+    let mut message = message_with(Some("application/json"), &[("own", HeaderValue::I8(1))], "{}");
+    message.properties.message_id = Some("1".into());
+    message.properties.expiration = Some("60000".into());
+    let first = DeadLetter { function: FunctionName::unrouted(), ..letter(message.clone()) };
+    let redriven = redrive_message(&first, "weft");
+    assert_eq!((redriven.exchange.as_str(), redriven.routing_key.as_str()), ("shop", "orders.placed"));
+    assert_eq!(redriven.properties.expiration, None, "the broker would throw it away");
+    let names: Vec<&str> = redriven.headers.keys().map(String::as_str).collect();
+    assert_eq!(names, ["own", EPOCH_HEADER, EXPIRATION_HEADER]);
+    assert_eq!(original(&redriven), message);
+    assert_eq!(epoch(&redriven), Epoch(1));
+    let again = DeadLetterId::of_message(&FunctionName::unrouted(), Reason::Unroutable, &redriven);
+    assert_ne!(again, DeadLetterId::of_message(&FunctionName::unrouted(), Reason::Unroutable, &message));
+}
+
+#[test]
 fn headers_of_the_wrong_type_are_as_good_as_absent() {
     let message = message_with(
         None,

@@ -6,7 +6,7 @@
 //! | `<p>.unrouted` | fanout exchange and quorum queue | delivery limit out of reach |
 //! | `<p>.crashed` | fanout exchange and quorum queue | delivery limit out of reach |
 //! | `<p>.fn.<function>` | quorum queue | delivery limit 50, at-least-once dead-lettering to `<p>.crashed`, 1,000,000 messages, reject-publish |
-//! | `<p>.dlq.<function>` | quorum queue | delivery limit out of reach |
+//! | `<p>.dlq.<function>`, `<p>.dlq.unrouted` | quorum queue | delivery limit out of reach |
 //!
 //! Everything is durable, and no argument depends on the broker's version, so that an upgrade finds what it expects.
 //! What this cannot do without the broker's management interface: remove a binding that an earlier configuration made
@@ -22,6 +22,7 @@ use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
 
 use super::convert::short;
 use crate::broker::{BrokerError, Names, Topology};
+use weft_schemas::FunctionName;
 
 /// How long the whole of a declare may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -65,7 +66,7 @@ pub(super) async fn declare(connection: &Connection, topology: &Topology) -> Res
 /// [`BrokerError::Protocol`].
 pub(super) async fn remove(connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
     let names = Names::new(&topology.prefix);
-    let mut queues = vec![names.unrouted(), names.crashed()];
+    let mut queues = vec![names.unrouted(), names.crashed(), names.dlq(&FunctionName::unrouted())];
     for function in &topology.functions {
         queues.extend([names.function(&function.function), names.dlq(&function.function)]);
     }
@@ -98,6 +99,7 @@ async fn declare_on(channel: &Channel, topology: &Topology) -> Result<(), Broker
         bind(channel, name, name, "").await?;
     }
     exchange(channel, &events, ExchangeKind::Topic, table([("alternate-exchange", text(&unrouted))])).await?;
+    queue(channel, &names.dlq(&FunctionName::unrouted()), keep()).await?;
     for function in &topology.functions {
         let name = names.function(&function.function);
         queue(channel, &names.dlq(&function.function), keep()).await?;

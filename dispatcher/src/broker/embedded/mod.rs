@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use weft_ledger::embedded::{Binding, Queues};
-use weft_schemas::Message;
+use weft_schemas::{FunctionName, Message};
 
 use self::doorbell::Doorbell;
 use self::shelf::Shelf;
@@ -167,7 +167,7 @@ impl Broker for Embedded {
         let (events, unrouted, crashed) = (names.events(), names.unrouted(), names.crashed());
         // A queue that only has to be there.
         let there = |queue: String| Binding { queue, exchange: String::new(), pattern: String::new() };
-        let mut bindings = vec![there(unrouted.clone()), there(crashed)];
+        let mut bindings = vec![there(unrouted.clone()), there(crashed), there(names.dlq(&FunctionName::unrouted()))];
         for function in &topology.functions {
             let queue = names.function(&function.function);
             bindings.push(there(names.dlq(&function.function)));
