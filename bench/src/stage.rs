@@ -10,7 +10,7 @@ use weft_dispatcher::broker::{Broker, Names};
 use weft_dispatcher::dispatcher::topology;
 use weft_ledger::Ledger;
 use weft_process::secret::Address;
-use weft_process::telemetry::Export;
+use weft_process::telemetry::{Export, Metrics};
 use weft_schemas::manifest::Manifest;
 use weft_schemas::{Event, FunctionName, Message, NodeName};
 use weft_tests::{PrivatePostgres, PrivateRabbit, PrivateRedis, Vhost};
@@ -109,6 +109,7 @@ impl Stage {
             drain_limit: Config::DRAIN_LIMIT,
             max_workers: self.shape.workers,
             export: Export::None,
+            metrics: Metrics::off(),
         })
     }
 

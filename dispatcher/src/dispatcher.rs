@@ -13,7 +13,7 @@ use weft_ledger::Ledger;
 use weft_process::report::{Code, Report};
 use weft_process::secret::Address;
 use weft_process::shutdown::Shutdown;
-use weft_process::telemetry::{Export, Forwarder};
+use weft_process::telemetry::{Export, Forwarder, Metrics};
 use weft_schemas::frame::Start;
 use weft_schemas::manifest::{Function, Manifest};
 use weft_schemas::{FunctionName, NodeName};
@@ -58,6 +58,8 @@ pub struct Config {
     pub max_workers: u32,
     /// Where spans go; the workers' too.
     pub export: Export,
+    /// Where counts and durations go.
+    pub metrics: Metrics,
 }
 
 impl Config {
@@ -101,7 +103,7 @@ impl Dispatcher {
             Some(address) => Some(admin::bind(address).await.map_err(|error| report::port(address, &error))?),
             None => None,
         };
-        let stats = Stats::new(config.manifest.functions.keys().cloned());
+        let stats = Stats::new(config.manifest.functions.keys(), &config.metrics);
         let this = Self { config, stats, functions, admin };
         this.probe().await?;
         Ok(this)
@@ -277,8 +279,12 @@ impl Dispatcher {
         if tokio::time::timeout(Duration::from_secs(5), wait).await.is_err() {
             tracing::warn!("background tasks did not stop in time");
         }
-        let forwarder = Arc::clone(&forwarder);
-        let _ = tokio::task::spawn_blocking(move || forwarder.shutdown()).await;
+        let (forwarder, metrics) = (Arc::clone(&forwarder), config.metrics.clone());
+        let flush = move || {
+            forwarder.shutdown();
+            metrics.shutdown();
+        };
+        let _ = tokio::task::spawn_blocking(flush).await;
         tracing::info!("stopped");
         failed.map_or(Ok(()), Err)
     }

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::Serialize;
+use weft_process::telemetry::names::Metric;
+use weft_process::telemetry::{Count, Metrics};
 use weft_schemas::{FunctionName, Reason};
 
 /// Durations in microseconds, bounded in memory: the newest [`Samples::MOST`] are kept.
@@ -49,6 +51,8 @@ pub struct FunctionStats {
     pub retries: AtomicU64,
     pub crashes: AtomicU64,
     pub timeouts: AtomicU64,
+    /// Attempts that ended in an error of any kind.
+    pub errors: AtomicU64,
     /// Invocations that had to wait because a cap was reached.
     pub throttles: AtomicU64,
     pub cold_starts: AtomicU64,
@@ -66,9 +70,15 @@ pub struct FunctionStats {
     reason: Mutex<Option<String>>,
     outage: Mutex<Option<String>>,
     scale: Mutex<&'static str>,
+    name: String,
+    metrics: Metrics,
 }
 
 impl FunctionStats {
+    fn new(name: &FunctionName, metrics: &Metrics) -> Self {
+        Self { name: name.to_string(), metrics: metrics.clone(), ..Self::default() }
+    }
+
     pub(crate) fn add(&self, counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -99,7 +109,41 @@ impl FunctionStats {
     }
 
     pub(crate) fn sample(&self, cold: bool, duration: Duration) {
-        if cold { self.cold.add(duration) } else { self.warm.add(duration) }
+        if cold {
+            self.cold.add(duration)
+        } else {
+            self.warm.add(duration)
+        }
+        self.metrics.record(Metric::QueueWait, &self.name, duration);
+    }
+
+    /// A handler was busy this long.
+    pub(crate) fn ran(&self, duration: Duration) {
+        self.metrics.record(Metric::InvokeDuration, &self.name, duration);
+    }
+
+    /// A worker took this long from its start until it was ready.
+    pub(crate) fn ready(&self, duration: Duration) {
+        self.metrics.record(Metric::InitDuration, &self.name, duration);
+    }
+
+    /// What a counter has reached.
+    fn counts(&self, metric: Metric) -> Vec<Count> {
+        let count = |reason, value| Count { function: self.name.clone(), reason, value };
+        let counter = match metric {
+            Metric::Invocations => &self.attempts,
+            Metric::Errors => &self.errors,
+            Metric::Coldstarts => &self.cold_starts,
+            Metric::Timeouts => &self.timeouts,
+            Metric::Duplicates => &self.duplicates,
+            Metric::Retries => &self.retries,
+            Metric::Throttles => &self.throttles,
+            Metric::DeadLetters => {
+                return self.dead().into_iter().map(|(reason, dead)| count(Some(reason.as_str()), dead)).collect();
+            }
+            Metric::InvokeDuration | Metric::InitDuration | Metric::QueueWait => return Vec::new(),
+        };
+        vec![count(None, counter.load(Ordering::Relaxed))]
     }
 
     /// Dead letters by reason since the start.
@@ -131,9 +175,12 @@ struct Shared {
 }
 
 impl Stats {
-    pub(crate) fn new(functions: impl IntoIterator<Item = FunctionName>) -> Self {
-        let functions = functions.into_iter().map(|name| (name, Arc::default())).collect();
-        Self { functions: Arc::new(functions), shared: Arc::default() }
+    pub(crate) fn new<'a>(functions: impl IntoIterator<Item = &'a FunctionName>, metrics: &Metrics) -> Self {
+        let functions = functions.into_iter().map(|name| (name.clone(), Arc::new(FunctionStats::new(name, metrics))));
+        let functions: Arc<BTreeMap<_, _>> = Arc::new(functions.collect());
+        let followed = Arc::clone(&functions);
+        metrics.follow(move |metric| followed.values().flat_map(|function| function.counts(metric)).collect());
+        Self { functions, shared: Arc::default() }
     }
 
     pub fn functions(&self) -> &BTreeMap<FunctionName, Arc<FunctionStats>> {

@@ -88,3 +88,17 @@ pub enum Outcome {
     /// Handed back before or during a stop of ours; costs no attempt.
     Drained,
 }
+
+impl Outcome {
+    /// Whether the attempt itself went wrong; what Weft cut short or handed back did not.
+    pub const fn is_error(&self) -> bool {
+        match self {
+            Self::Retry { .. } | Self::Failed { .. } | Self::TimedOut | Self::Crashed { .. } => true,
+            Self::Succeeded { .. }
+            | Self::Committed { .. }
+            | Self::Superseded
+            | Self::Drained
+            | Self::Outage { .. } => false,
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use weft_dispatcher::{Config, Dispatcher};
 use weft_process::report::{Code, Exit, Report};
 use weft_process::shutdown::Shutdown;
-use weft_process::telemetry::Export;
+use weft_process::telemetry::{Export, Metrics};
 use weft_schemas::NodeName;
 use weft_schemas::manifest::Manifest;
 
@@ -48,6 +48,8 @@ async fn dispatch(
             Report::new(Code::Setting, format!("failed to name this node: {error}")).help("give --node")
         })?,
     };
+    let metrics = Metrics::from_env("weft", node.as_str())
+        .map_err(|error| Report::of(Code::Setting, &error).help("see docs/telemetry.md"))?;
     let ledger = services.ledger().await?;
     ledger.migrate().await.map_err(|error| weft_dispatcher::report::ledger(&error))?;
     let config = Config {
@@ -63,6 +65,7 @@ async fn dispatch(
         drain_limit: dispatching.drain_limit,
         max_workers: dispatching.max_workers,
         export,
+        metrics,
     };
     weft_worker::check_state(config.state_address.expose())
         .await

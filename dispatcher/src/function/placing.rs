@@ -176,7 +176,7 @@ impl Core {
                 if worker.running.is_empty() {
                     self.fell_idle(id, now);
                 }
-                self.sample(&key, entered_us);
+                self.sample(&key, entered_us, now);
                 self.on_outcome(&key, outcome, emits, now);
             }
             FromWorker::Spans(spans) => self.actions.push(Action::ForwardSpans(spans)),
@@ -184,8 +184,11 @@ impl Core {
         }
     }
 
-    /// Takes the time from the receive of an event to its handler's entry.
-    fn sample(&self, key: &Key, entered_us: Option<u64>) {
+    /// Takes the time from the receive of an event to its handler's entry, and from there to its answer.
+    fn sample(&self, key: &Key, entered_us: Option<u64>, now: Now) {
+        if let Some(entered_us) = entered_us {
+            self.stats.ran(Duration::from_micros(now.shared_us.saturating_sub(entered_us)));
+        }
         if let (Some(invocation), Some(entered_us)) = (self.invocations.get(key), entered_us)
             && let Phase::Running(running) = &invocation.phase
             && let Some(sampled) = running.sample
@@ -212,6 +215,7 @@ impl Core {
         if worker.phase == WorkerPhase::Starting {
             worker.phase = WorkerPhase::Up;
         }
+        self.stats.ready(init);
         tracing::debug!(function = %self.function.name, worker = id.0, init_us = millis(init * 1000), "worker ready");
         if self.failed_starts > 0 {
             self.failed_starts = 0;

@@ -35,6 +35,9 @@ impl Core {
             Outcome::TimedOut => self.stats.add(&self.stats.timeouts),
             _ => {}
         }
+        if outcome.is_error() {
+            self.stats.add(&self.stats.errors);
+        }
         let next = decide(&self.function.retry, ended);
         self.note_outage(key, &outcome, now);
         let Some(invocation) = self.invocations.get(key) else { return };

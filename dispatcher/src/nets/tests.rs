@@ -18,6 +18,7 @@ use weft_ledger::{
     Claim, ClaimRequest, DeadLetterQuery, DeadLetterRecord, InvocationQuery, InvocationRecord, Ledger, NodeSession,
     OutboxKind, OutboxMessage, Owner, Redrive, Redriven, Settle, Settlement, State, Verdict,
 };
+use weft_process::telemetry::Metrics;
 use weft_schemas::manifest::Manifest;
 use weft_schemas::message::Headers;
 use weft_schemas::{Event, FunctionName, HeaderValue, Message, NodeName, Reason, requeue};
@@ -111,7 +112,7 @@ impl Place {
         broker.declare(&topology()).await.unwrap();
         let session = ledger.enter(&NodeName::new("n").unwrap(), Duration::from_secs(60)).await.unwrap();
         let owner = watch::Sender::new(Some(session.owner().clone()));
-        let stats = Stats::new([work()]);
+        let stats = Stats::new([&work()], &Metrics::off());
         Self { folder, broker, ledger: Arc::new(ledger), session, owner, names: Names::new("weft"), stats }
     }
 

@@ -1,10 +1,11 @@
 //! Counts and durations, per function.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Histogram, MeterProvider as _};
+use opentelemetry::metrics::{Histogram, MeterProvider as _};
 use opentelemetry_otlp::{MetricExporter, Protocol, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 
@@ -20,8 +21,16 @@ pub struct Metrics(Option<Instruments>);
 #[derive(Debug, Clone)]
 struct Instruments {
     provider: SdkMeterProvider,
-    counters: HashMap<Metric, Counter<u64>>,
     histograms: HashMap<Metric, Histogram<f64>>,
+}
+
+/// What a counter has reached for a function since the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Count {
+    pub function: String,
+    /// For counters that tell why.
+    pub reason: Option<&'static str>,
+    pub value: u64,
 }
 
 impl Metric {
@@ -38,6 +47,7 @@ impl Metric {
             Self::Coldstarts => "{coldstart}",
             Self::Timeouts => "{timeout}",
             Self::Duplicates => "{duplicate}",
+            Self::Retries => "{attempt}",
         }
     }
 }
@@ -88,22 +98,34 @@ impl Metrics {
             .with_resource(resource(service, instance))
             .build();
         let meter = provider.meter("weft");
-        let (mut counters, mut histograms) = (HashMap::new(), HashMap::new());
-        for metric in Metric::ALL.iter().copied() {
-            if metric.is_duration() {
-                let made = meter.f64_histogram(metric.as_str()).with_unit(metric.unit()).with_boundaries(bounds());
-                histograms.insert(metric, made.build());
-            } else {
-                counters.insert(metric, meter.u64_counter(metric.as_str()).with_unit(metric.unit()).build());
-            }
+        let mut histograms = HashMap::new();
+        for metric in Metric::ALL.iter().copied().filter(|metric| metric.is_duration()) {
+            let made = meter.f64_histogram(metric.as_str()).with_unit(metric.unit()).with_boundaries(bounds());
+            histograms.insert(metric, made.build());
         }
-        Ok(Self(Some(Instruments { provider, counters, histograms })))
+        Ok(Self(Some(Instruments { provider, histograms })))
     }
 
-    /// Adds one to a counter. Without effect on a duration.
-    pub fn count(&self, metric: Metric, function: &str) {
-        if let Some(counter) = self.0.as_ref().and_then(|on| on.counters.get(&metric)) {
-            counter.add(1, &[KeyValue::new(Attr::FaasName.as_str(), function.to_owned())]);
+    /// Exports counts that are kept elsewhere: before each export `read` is asked for those of each counter. So counting
+    /// costs the caller nothing here. Call it once; without effect while off.
+    pub fn follow(&self, read: impl Fn(Metric) -> Vec<Count> + Send + Sync + 'static) {
+        let Some(on) = &self.0 else { return };
+        let meter = on.provider.meter("weft");
+        let read = Arc::new(read);
+        for metric in Metric::ALL.iter().copied().filter(|metric| !metric.is_duration()) {
+            let read = Arc::clone(&read);
+            // The provider keeps the callback.
+            let _ = meter
+                .u64_observable_counter(metric.as_str())
+                .with_unit(metric.unit())
+                .with_callback(move |observer| {
+                    for count in read(metric) {
+                        let mut attributes = vec![KeyValue::new(Attr::FaasName.as_str(), count.function)];
+                        attributes.extend(count.reason.map(|reason| KeyValue::new(Attr::Reason.as_str(), reason)));
+                        observer.observe(count.value, &attributes);
+                    }
+                })
+                .build();
         }
     }
 

@@ -25,7 +25,7 @@ pub use export::{Export, Sink};
 pub use forward::Forwarder;
 pub use init::{InitError, Settings, Telemetry, init};
 pub use logs::{LogFormat, LogTarget};
-pub use metrics::Metrics;
+pub use metrics::{Count, Metrics};
 
 #[cfg(test)]
 mod tests;

@@ -98,7 +98,7 @@ names! {
 names! {
     /// A metric. All carry `faas.name`.
     Metric {
-        /// Attempts that ended, by any outcome. Counter.
+        /// Attempts that were started. Counter.
         Invocations = "faas.invocations",
         /// Attempts that ended in an error. Counter.
         Errors = "faas.errors",
@@ -112,7 +112,9 @@ names! {
         InitDuration = "faas.init_duration",
         /// Duplicates answered without running the handler. Counter.
         Duplicates = "weft.duplicates",
-        /// Invocations that ended in the dead-letter queue. Counter.
+        /// Attempts that another one follows. Counter.
+        Retries = "weft.retries",
+        /// Events that ended in the dead-letter queue, with `weft.reason`. Counter.
         DeadLetters = "weft.dead_letters",
         /// Invocations that waited because a cap was reached. Counter.
         Throttles = "weft.throttles",

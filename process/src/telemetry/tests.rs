@@ -11,6 +11,7 @@ use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequ
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value as Number;
 use opentelemetry_proto::tonic::trace::v1::Span as Exported;
 use prost::Message;
 use tracing::{Dispatch, dispatcher::with_default};
@@ -406,10 +407,11 @@ fn metrics_are_counted_per_function() {
     let (endpoint, received) = server(None);
     let metrics = Metrics::to(&endpoint, Vec::new(), "weft", "node-1").unwrap();
     for metric in Metric::ALL.iter().copied() {
-        metrics.count(metric, "create-order");
         metrics.record(metric, "create-order", Duration::from_millis(20));
     }
-    Metrics::off().count(Metric::Errors, "create-order");
+    let count = || Count { function: "create-order".to_owned(), reason: Some("schema"), value: 7 };
+    metrics.follow(move |_| vec![count()]);
+    Metrics::off().follow(|_| panic!("what is off asks for nothing"));
     metrics.shutdown();
     let request = received.recv_timeout(LIMIT).unwrap();
     assert_eq!(request.path, "/v1/metrics");
@@ -422,7 +424,11 @@ fn metrics_are_counted_per_function() {
                 assert_eq!((data.data_points[0].count, data.data_points[0].sum), (1, Some(0.02)));
                 data.data_points[0].attributes.clone()
             }
-            Data::Sum(data) if !metric.is_duration() => data.data_points[0].attributes.clone(),
+            Data::Sum(data) if !metric.is_duration() => {
+                assert_eq!(data.data_points[0].value, Some(Number::AsInt(7)));
+                assert_eq!(text_of(&data.data_points[0].attributes, "weft.reason").as_deref(), Some("schema"));
+                data.data_points[0].attributes.clone()
+            }
             other => panic!("{metric:?}: {other:?}"),
         };
         assert_eq!(text_of(&attributes, "faas.name").as_deref(), Some("create-order"));

@@ -17,7 +17,7 @@ use weft_example_orders::{dataset, judge, model};
 use weft_ledger::{Ledger, State};
 use weft_process::report::{Code, Exit, Report};
 use weft_process::shutdown::Shutdown;
-use weft_process::telemetry::Export;
+use weft_process::telemetry::{Export, Metrics};
 use weft_schemas::NodeName;
 use weft_schemas::manifest::Manifest;
 
@@ -73,6 +73,7 @@ async fn flow(args: &args::Demo, place: &Place, export: Export, shutdown: Shutdo
         drain_limit: Config::DRAIN_LIMIT,
         max_workers: Config::MAX_WORKERS,
         export,
+        metrics: Metrics::off(),
     };
     let dispatcher = Dispatcher::prepare(config).await?;
     let stats = dispatcher.stats();
