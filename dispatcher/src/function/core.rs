@@ -233,6 +233,8 @@ pub(crate) struct Core {
     /// Keys whose claim is to be asked for, in order of arrival.
     pub(super) to_claim: VecDeque<Key>,
     pub(super) claiming: bool,
+    /// Who claims, while a claim is under way: what is granted to an owner that we are no longer must not run.
+    pub(super) claiming_as: Option<Owner>,
     pub(super) to_settle: VecDeque<Key>,
     pub(super) settling: bool,
     pub(super) to_bury: Vec<Burial>,
@@ -284,6 +286,7 @@ impl Core {
             invocations: HashMap::new(),
             to_claim: VecDeque::new(),
             claiming: false,
+            claiming_as: None,
             to_settle: VecDeque::new(),
             settling: false,
             to_bury: Vec::new(),
@@ -316,7 +319,7 @@ impl Core {
             Input::Settled { keys, result } => self.on_settled(keys, result, now),
             Input::Buried { burials, result } => self.on_buried(burials, result, now),
             Input::Worker(worker, from) => self.on_worker(worker, from, now),
-            Input::Owner(owner) => self.on_owner(owner, now),
+            Input::Owner(owner) => self.on_owner(owner),
             Input::Tick => self.on_timers(now),
             Input::Drain => self.on_drain(now),
         }

@@ -131,12 +131,14 @@ impl Core {
         }
         if !requests.is_empty() {
             self.claiming = true;
+            self.claiming_as = Some(owner.clone());
             self.actions.push(Action::Claim { owner, requests });
         }
     }
 
     pub(super) fn on_claimed(&mut self, keys: Vec<Key>, result: Result<Vec<Verdict>, weft_ledger::Error>, now: Now) {
         self.claiming = false;
+        let lost = self.claiming_as.take() != self.owner;
         let verdicts = match result {
             Ok(verdicts) if verdicts.len() == keys.len() => verdicts,
             Ok(verdicts) => {
@@ -153,7 +155,7 @@ impl Core {
         self.ledger_answered();
         let (mut known, mut acks) = (0u64, Vec::new());
         for (key, verdict) in keys.into_iter().zip(verdicts) {
-            self.on_verdict(&key, verdict, &mut known, &mut acks, now);
+            self.on_verdict(&key, verdict, lost, &mut known, &mut acks, now);
         }
         for _ in 0..known {
             self.stats.add(&self.stats.duplicates);
@@ -171,7 +173,16 @@ impl Core {
         }
     }
 
-    fn on_verdict(&mut self, key: &Key, verdict: Verdict, known: &mut u64, acks: &mut Vec<DeliveryId>, now: Now) {
+    /// `lost`: the lease under which it was claimed is no longer ours.
+    fn on_verdict(
+        &mut self,
+        key: &Key,
+        verdict: Verdict,
+        lost: bool,
+        known: &mut u64,
+        acks: &mut Vec<DeliveryId>,
+        now: Now,
+    ) {
         let Some(invocation) = self.invocations.get_mut(key) else { return };
         if !matches!(invocation.phase, Phase::Claiming) {
             return;
@@ -186,7 +197,7 @@ impl Core {
                 // The claim proves that the ledger knows this payload, so rivals are mismatches now.
                 let rivals = std::mem::take(&mut invocation.rivals);
                 let resumed = invocation.admitted.resume.is_some_and(|parked| parked.0 + 1 == claim.fence.0);
-                self.granted(key, claim, resumed, now);
+                self.granted(key, claim, resumed, lost, now);
                 for (delivery, rival) in rivals {
                     self.mismatch(delivery, &rival, now);
                 }
@@ -219,8 +230,9 @@ impl Core {
         }
     }
 
-    /// Queues a claim for a slot, unless it is over a limit of its function or nothing starts any more.
-    fn granted(&mut self, key: &Key, claim: Claim, resumed: bool, now: Now) {
+    /// Queues a claim for a slot, unless it is over a limit of its function, the lease is lost, or
+    /// nothing starts any more.
+    fn granted(&mut self, key: &Key, claim: Claim, resumed: bool, lost: bool, now: Now) {
         let granted = Granted { attempt: claim.attempt.0, crashes: claim.crashes, age: age(&claim, now), resumed };
         let begin = begin(&self.function.retry, granted);
         let Some(invocation) = self.invocations.get_mut(key) else { return };
@@ -233,7 +245,7 @@ impl Core {
                 let made = Claim { attempt: Attempt(claim.attempt.0.saturating_sub(1)), ..claim };
                 self.give_up(key, made, reason, error, now);
             }
-            Begin::Run { .. } if self.draining => self.release(key),
+            Begin::Run { .. } if self.draining || lost => self.release(key),
             Begin::Run { alone: true } => self.ready_alone.push_back(key.clone()),
             Begin::Run { alone: false } => self.ready.push_back(key.clone()),
         }

@@ -5,6 +5,8 @@
 
 pub(crate) mod core;
 mod intake;
+#[cfg(test)]
+mod model;
 mod outage;
 mod placing;
 mod settling;

@@ -27,14 +27,14 @@ impl Core {
     }
 
     /// Without a lease nothing may run: what runs is cancelled before anybody else may take it over, and asks anew.
-    pub(super) fn on_owner(&mut self, owner: Option<Owner>, now: Now) {
+    pub(super) fn on_owner(&mut self, owner: Option<Owner>) {
         let lost = self.owner.is_some() && owner != self.owner;
         self.owner = owner;
         if !lost {
             return;
         }
         for key in self.take_unplaced() {
-            self.ask_again(&key, now);
+            self.release(&key);
         }
         let mut running = 0usize;
         for invocation in self.invocations.values_mut() {

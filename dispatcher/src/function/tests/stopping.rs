@@ -15,6 +15,30 @@ fn losing_the_lease_cancels_what_runs_and_asks_anew() {
 }
 
 #[test]
+fn a_claim_that_is_granted_under_a_lost_lease_is_given_back_and_not_run() {
+    let mut bench = bench(1, 1);
+    let (_, _) = bench.running("warm");
+    let asked = claimed(&bench.deliver(vec![message("k", "a")]));
+    bench.handle(Input::Owner(None));
+    bench.handle(Input::Owner(Some(Owner { node: NodeName::new("n").unwrap(), incarnation: 2 })));
+    let actions = bench.verdicts(&asked, vec![Verdict::Run(claim(1, 1, 0))]);
+    assert!(invoked(&actions).is_empty() && launched(&actions).is_empty(), "{actions:?}");
+    let released = settles(&actions);
+    assert!(matches!(released[..], [Settle { to: Settlement::Released, .. }]), "it costs no attempt: {actions:?}");
+    assert_eq!(claimed(&bench.settled(&released, Settled::Done)), asked, "it is claimed anew");
+}
+
+#[test]
+fn what_waits_for_a_slot_when_the_lease_is_lost_costs_no_attempt() {
+    let mut bench = bench(1, 1);
+    bench.running("warm");
+    let asked = claimed(&bench.deliver(vec![message("k", "a")]));
+    bench.verdicts(&asked, vec![Verdict::Run(claim(1, 1, 0))]);
+    let released = settles(&bench.handle(Input::Owner(None)));
+    assert!(matches!(released[..], [Settle { to: Settlement::Released, .. }]), "{released:?}");
+}
+
+#[test]
 fn a_drain_finishes_what_runs_and_hands_back_what_has_not_started() {
     let mut bench = bench(1, 1);
     let (worker, invoke) = bench.running("k");

@@ -1,0 +1,657 @@
+//! A dispatcher's surroundings in small: a queue, a ledger, workers, a lease, and another dispatcher. What the loop says
+//! is checked as it is done.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use weft_ledger::{ClaimRequest, OutboxKind, OutboxMessage, Owner, Settle, Settled, Settlement, State, Verdict};
+use weft_schemas::frame::InvocationId;
+use weft_schemas::manifest::{Function, Manifest};
+use weft_schemas::{
+    DeadLetter, DeadLetterId, Digest, Epoch, ErrorInfo, Event, Fence, Key, Message, NodeName, Outcome, Reason, requeue,
+};
+
+use super::super::core::{Action, Bounds, Burial, Core, Input, Now};
+use super::books::{Books, Who, wall};
+use super::{End, RivalEnd, Step};
+use crate::admission::Admission;
+use crate::broker::{Delivery, DeliveryId};
+use crate::link::{Ending, FromWorker, How, WorkerId};
+use crate::status::FunctionStats;
+
+/// What the ledger was asked, in the order in which it was.
+#[derive(Debug)]
+enum Ask {
+    Claim(Owner, Vec<ClaimRequest>),
+    Settle(Vec<Settle>),
+    Bury(Vec<Burial>),
+}
+
+#[derive(Debug)]
+enum Answer {
+    Claim(Vec<Verdict>),
+    Settle(Vec<Settled>),
+    Bury,
+}
+
+/// A statement under way. Done, its answer is on its way.
+#[derive(Debug)]
+struct Pending {
+    ask: Ask,
+    answer: Option<Answer>,
+}
+
+struct Held {
+    message: Message,
+    of: Option<(Key, Digest)>,
+    received: u64,
+}
+
+#[derive(Default)]
+struct Process {
+    up: bool,
+    drained: bool,
+    running: BTreeMap<InvocationId, Run>,
+}
+
+struct Run {
+    key: Key,
+    fence: Fence,
+    cancelled: bool,
+}
+
+pub struct World {
+    function: Arc<Function>,
+    admission: Admission,
+    core: Core,
+    mono: Instant,
+    step: u64,
+    /// As the loop was told.
+    owner: Option<i64>,
+    books: Books,
+    queue: VecDeque<(Message, bool)>,
+    held: BTreeMap<DeliveryId, Held>,
+    generation: u64,
+    tag: u64,
+    pending: Vec<Pending>,
+    workers: BTreeMap<WorkerId, Process>,
+    rival: Vec<(Key, Fence, Message)>,
+    /// When a key last stood succeeded, dead or parked.
+    settled: BTreeMap<Key, u64>,
+    draining: bool,
+    ended: bool,
+    stopped: bool,
+}
+
+fn core(function: &Arc<Function>, admission: &Admission) -> Core {
+    let bounds = Bounds { workers: 2, starts: 2, provisioned_workers: 0, drain: Duration::from_secs(5) };
+    let stats = Arc::new(FunctionStats::default());
+    let mut core = Core::new(Arc::clone(function), "weft", admission.clone(), bounds, stats);
+    core.random = fastrand::Rng::with_seed(7);
+    core
+}
+
+fn message(key: u8, payload: bool) -> Message {
+    let data = serde_json::json!({ "k": format!("k{key}"), "p": payload }).to_string();
+    let event = Event {
+        id: format!("{key}-{payload}"),
+        source: "/t".to_owned(),
+        kind: "e".to_owned(),
+        subject: None,
+        time: None,
+        datacontenttype: Some("application/json".to_owned()),
+        dataschema: None,
+        extensions: BTreeMap::new(),
+        data: Bytes::from(data),
+    };
+    event.to_message("weft.events", "e")
+}
+
+fn error() -> ErrorInfo {
+    ErrorInfo::new("E", "m")
+}
+
+impl World {
+    pub fn new() -> Self {
+        let text = "[functions.f]\ncommand = [\"./f\"]\nevents = [\"e\"]\nslots = 2\nkeep_alive = \"1s\"\n\
+                    idempotency = { key = \"/data/k\" }\nretry = { attempts = 4 }\n";
+        let manifest = Manifest::parse(text, Path::new("/")).unwrap();
+        let function = Arc::new(manifest.functions.values().next().unwrap().clone());
+        let admission = Admission::new(Arc::clone(&function)).unwrap();
+        let mut world = Self {
+            core: core(&function, &admission),
+            function,
+            admission,
+            mono: Instant::now(),
+            step: 0,
+            owner: None,
+            books: Books::new(),
+            queue: VecDeque::new(),
+            held: BTreeMap::new(),
+            generation: 1,
+            tag: 0,
+            pending: Vec::new(),
+            workers: BTreeMap::new(),
+            rival: Vec::new(),
+            settled: BTreeMap::new(),
+            draining: false,
+            ended: false,
+            stopped: false,
+        };
+        world.own();
+        world
+    }
+
+    fn now(&self) -> Now {
+        let ms = self.books.now_ms;
+        Now { mono: self.mono + Duration::from_millis(ms), shared_us: ms * 1000, wall: wall(ms) }
+    }
+
+    fn own(&mut self) {
+        self.owner = Some(self.books.us.incarnation);
+        let owner = Owner { node: NodeName::new("n").unwrap(), incarnation: self.books.us.incarnation };
+        self.hand(Input::Owner(Some(owner)));
+    }
+
+    /// Hands one input to the loop and does what it says.
+    fn hand(&mut self, input: Input) {
+        assert!(!self.stopped, "an input after the loop has stopped");
+        let now = self.now();
+        let tick = matches!(input, Input::Tick);
+        let actions = self.core.handle(input, now);
+        if tick {
+            let next = self.core.next_timer();
+            assert!(next.is_none_or(|at| at > now.mono), "a timer that is due stays due: the loop would spin");
+        }
+        for action in actions {
+            assert!(!self.stopped, "{action:?} after Stopped");
+            self.act(action);
+        }
+        for (key, row) in &self.books.rows {
+            if row.state != State::Claimed {
+                self.settled.insert(key.clone(), self.step);
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Claim { owner, requests } => self.ask(Ask::Claim(owner, requests)),
+            Action::Settle(settles) => self.ask(Ask::Settle(settles)),
+            Action::Bury(burials) => self.ask(Ask::Bury(burials)),
+            Action::Ack(ids) => ids.into_iter().for_each(|id| self.ack(id)),
+            Action::Requeue(ids) => {
+                for id in ids {
+                    if let Some(held) = self.let_go(id) {
+                        self.queue.push_back((held.message, true));
+                    }
+                }
+            }
+            Action::Launch(id) => {
+                let known = self.workers.insert(id, Process::default());
+                assert!(known.is_none(), "{id:?} launched twice");
+            }
+            Action::Invoke(id, invoke) => {
+                assert!(!self.workers.values().any(|worker| worker.running.values().any(|run| run.key == invoke.key)));
+                let granted = self.books.granted.get(&(invoke.key.clone(), invoke.fence.0)).copied();
+                assert!(granted.is_some() && granted == self.owner, "{} runs on a claim of a lost lease", invoke.key);
+                let worker = self.workers.get_mut(&id).expect("it is known");
+                assert!(worker.up && !worker.drained, "{id:?} takes no work");
+                let run = Run { key: invoke.key, fence: invoke.fence, cancelled: false };
+                worker.running.insert(invoke.id, run);
+            }
+            Action::Cancel(id, invocation) => {
+                let run = self.workers.get_mut(&id).and_then(|worker| worker.running.get_mut(&invocation));
+                if let Some(run) = run {
+                    run.cancelled = true;
+                }
+            }
+            Action::DrainWorker(id) | Action::KillWorker(id) => {
+                if let Some(worker) = self.workers.get_mut(&id) {
+                    worker.drained = true;
+                }
+            }
+            Action::StopConsuming | Action::WorkerGone(_) | Action::WakeRelay | Action::ForwardSpans(_) => {}
+            Action::Stopped => {
+                assert!(self.held.is_empty(), "stopped with deliveries in hand");
+                assert!(self.pending.is_empty() && self.workers.is_empty(), "stopped in the middle of something");
+                self.stopped = true;
+            }
+        }
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        let same = |pending: &Pending| std::mem::discriminant(&pending.ask) == std::mem::discriminant(&ask);
+        assert!(!self.pending.iter().any(same), "two statements of one kind at once: {ask:?}");
+        self.pending.push(Pending { ask, answer: None });
+    }
+
+    /// Takes a delivery out of hand; `None` if its connection is gone, as the broker then has it.
+    fn let_go(&mut self, id: DeliveryId) -> Option<Held> {
+        let held = self.held.remove(&id);
+        assert!(held.is_some() || id.generation < self.generation, "{id:?} is settled twice");
+        held
+    }
+
+    /// No ack without a settled or parked row that postdates the delivery, or a letter of this very event.
+    fn ack(&mut self, id: DeliveryId) {
+        let Some(held) = self.let_go(id) else { return };
+        // Duplicates of one event share the letter of the first.
+        let lettered = self.books.letters.values().any(|(letter, _)| match &held.of {
+            Some(_) => self.of(&letter.message) == held.of,
+            None => letter.message.body == held.message.body,
+        });
+        let of = held.of.as_ref();
+        let known = of.is_some_and(|(key, digest)| {
+            let same = self.books.rows.get(key).is_some_and(|row| row.digest == *digest);
+            let now = self.books.rows.get(key).is_some_and(|row| row.state != State::Claimed);
+            same && (now || self.settled.get(key).is_some_and(|at| *at >= held.received))
+        });
+        assert!(known || lettered, "{:?} is acked and nothing stands for it: {:?}", held.of, self.books.rows);
+    }
+
+    fn of(&self, message: &Message) -> Option<(Key, Digest)> {
+        let admitted = self.admission.admit(message.clone(), self.now().wall).ok()?;
+        Some((admitted.key, admitted.digest))
+    }
+
+    pub fn take(&mut self, step: Step) {
+        self.step += 1;
+        match step {
+            Step::Publish { key, payload } => self.queue.push_back((message(key, payload), false)),
+            Step::PublishGarbage => {
+                let garbage = Message { body: Bytes::from_static(b"{"), ..message(0, true) };
+                self.queue.push_back((garbage, false));
+            }
+            Step::Deliver { most } => self.deliver(usize::from(most)),
+            Step::Relay => self.relay(self.books.now_ms),
+            Step::RelayEarly => self.relay(u64::MAX),
+            Step::Execute { which } => self.execute(which),
+            Step::Answer { which } => self.answer(which),
+            Step::Fail { which, executed } => self.fail(which, executed),
+            Step::Ready { which } => self.ready(which),
+            Step::Finish { which, end } => self.finish(which, end),
+            Step::Die { which, committed } => self.die(which, committed),
+            Step::Pass { ms } => self.pass(ms),
+            Step::LapseUnknown => self.books.us.live = false,
+            Step::LoseLease { left } => {
+                self.owner = None;
+                self.books.us.live &= !left;
+                self.hand(Input::Owner(None));
+            }
+            Step::Reenter => self.reenter(),
+            Step::Reconnect => self.reconnect(),
+            Step::RivalTakes => self.rival_takes(),
+            Step::RivalEnds { which, end, acks } => self.rival_ends(which, end, acks),
+            Step::RivalCrashes => self.rival_crashes(),
+            Step::Redrive { which } => self.books.redrive(usize::from(which), &self.function.name),
+            Step::Crash => self.crash(),
+            Step::Drain => {
+                self.draining = true;
+                self.hand(Input::Drain);
+            }
+            Step::EndDeliveries => self.end_deliveries(),
+        }
+        if self.stopped {
+            self.restart();
+        }
+        self.nothing_is_stranded();
+    }
+
+    /// Whatever is not settled has a message somewhere that brings it back.
+    fn nothing_is_stranded(&self) {
+        for (key, row) in &self.books.rows {
+            if !matches!(row.state, State::Claimed | State::Waiting) {
+                continue;
+            }
+            let of = Some((key.clone(), row.digest));
+            let outbox = self.books.outbox.iter().map(|(_, message)| message);
+            let elsewhere = self.rival.iter().map(|(_, _, message)| message);
+            let mut messages = outbox.chain(elsewhere).chain(self.queue.iter().map(|(message, _)| message));
+            let carried =
+                self.held.values().any(|held| held.of == of) || messages.any(|message| self.of(message) == of);
+            assert!(carried, "{key} is stranded: {row:?}");
+        }
+    }
+
+    fn deliver(&mut self, most: usize) {
+        if self.ended {
+            return;
+        }
+        let most = most.min(self.queue.len());
+        let messages: Vec<(Message, bool)> = self.queue.drain(..most).collect();
+        let mut deliveries = Vec::new();
+        for (message, redelivered) in messages {
+            self.tag += 1;
+            let id = DeliveryId { generation: self.generation, tag: self.tag };
+            let held = Held { of: self.of(&message), message: message.clone(), received: self.step };
+            self.held.insert(id, held);
+            deliveries.push(Delivery { id, redelivered, message });
+        }
+        if !deliveries.is_empty() {
+            self.hand(Input::Delivered(deliveries));
+        }
+    }
+
+    fn relay(&mut self, until_ms: u64) {
+        let (due, later) = self.books.outbox.drain(..).partition(|(at, _)| *at <= until_ms);
+        self.books.outbox = later;
+        let due: Vec<(u64, Message)> = due;
+        self.queue.extend(due.into_iter().map(|(_, message)| (message, false)));
+    }
+
+    fn execute(&mut self, which: u8) {
+        let mut waiting: Vec<&mut Pending> =
+            self.pending.iter_mut().filter(|pending| pending.answer.is_none()).collect();
+        let Some(at) = usize::from(which).checked_rem(waiting.len()) else { return };
+        let pending = &mut waiting[at];
+        pending.answer = Some(match &pending.ask {
+            Ask::Claim(owner, requests) => {
+                let books = &mut self.books;
+                let claim = |request: &ClaimRequest| {
+                    let retake = books.doubts.contains(&request.key);
+                    books.claim(Who::Us, owner.incarnation, request, retake)
+                };
+                Answer::Claim(requests.iter().map(claim).collect())
+            }
+            Ask::Settle(settles) => Answer::Settle(settles.iter().map(|settle| self.books.settle(settle)).collect()),
+            Ask::Bury(burials) => {
+                burials.iter().for_each(|burial| self.books.bury(&burial.letter));
+                Answer::Bury
+            }
+        });
+        self.note_settled();
+    }
+
+    fn note_settled(&mut self) {
+        for (key, row) in &self.books.rows {
+            if row.state != State::Claimed {
+                self.settled.insert(key.clone(), self.step);
+            }
+        }
+    }
+
+    fn answer(&mut self, which: u8) {
+        let done: Vec<usize> = (0..self.pending.len()).filter(|&at| self.pending[at].answer.is_some()).collect();
+        let Some(at) = usize::from(which).checked_rem(done.len()) else { return };
+        let Pending { ask, answer } = self.pending.remove(done[at]);
+        let input = match (ask, answer) {
+            (Ask::Claim(_, requests), Some(Answer::Claim(verdicts))) => {
+                self.books.doubts.retain(|key| requests.iter().all(|request| request.key != *key));
+                let keys = requests.into_iter().map(|request| request.key).collect();
+                Input::Claimed { keys, result: Ok(verdicts) }
+            }
+            (Ask::Settle(settles), Some(Answer::Settle(settled))) => {
+                Input::Settled { keys: settles.into_iter().map(|settle| settle.key).collect(), result: Ok(settled) }
+            }
+            (Ask::Bury(burials), _) => Input::Buried { burials, result: Ok(()) },
+            (ask, answer) => panic!("{ask:?} and {answer:?}"),
+        };
+        self.hand(input);
+    }
+
+    /// A statement that is not answered: before it ran, or after.
+    fn fail(&mut self, which: u8, executed: bool) {
+        let Some(at) = usize::from(which).checked_rem(self.pending.len()) else { return };
+        if executed && self.pending[at].answer.is_none() {
+            let pending = self.pending.remove(at);
+            self.pending.push(pending);
+            let waiting = self.pending.iter().filter(|pending| pending.answer.is_none()).count();
+            self.execute(u8::try_from(waiting - 1).unwrap());
+        }
+        let at = if executed { self.pending.len() - 1 } else { at };
+        let lost = || weft_ledger::Error::Unavailable { address: "x".to_owned(), source: "gone".into() };
+        let input = match self.pending.remove(at).ask {
+            Ask::Claim(_, requests) => {
+                let keys: Vec<Key> = requests.into_iter().map(|request| request.key).collect();
+                self.books.doubts.extend(keys.iter().cloned());
+                Input::Claimed { keys, result: Err(lost()) }
+            }
+            Ask::Settle(settles) => {
+                let keys = settles.into_iter().map(|settle| settle.key).collect();
+                Input::Settled { keys, result: Err(lost()) }
+            }
+            Ask::Bury(burials) => Input::Buried { burials, result: Err(lost()) },
+        };
+        self.hand(input);
+    }
+
+    fn ready(&mut self, which: u8) {
+        let starting: Vec<WorkerId> = self.workers.iter().filter(|(_, worker)| !worker.up).map(|(&id, _)| id).collect();
+        let Some(at) = usize::from(which).checked_rem(starting.len()) else { return };
+        self.workers.get_mut(&starting[at]).unwrap().up = true;
+        let ready = FromWorker::Ready { handlers: vec!["f".to_owned()], init: Duration::ZERO };
+        self.hand(Input::Worker(starting[at], ready));
+    }
+
+    fn finish(&mut self, which: u8, end: End) {
+        let running: Vec<(WorkerId, InvocationId)> = self
+            .workers
+            .iter()
+            .flat_map(|(&worker, process)| process.running.keys().map(move |&id| (worker, id)))
+            .collect();
+        let Some(at) = usize::from(which).checked_rem(running.len()) else { return };
+        let (worker, id) = running[at];
+        let run = self.workers.get_mut(&worker).unwrap().running.remove(&id).unwrap();
+        let outcome = match end {
+            End::Committed if self.books.commit(&run.key, run.fence) => Outcome::Committed { result: Bytes::new() },
+            End::Committed => Outcome::Superseded,
+            _ if run.cancelled => Outcome::Superseded,
+            End::Succeeded => Outcome::Succeeded { result: Bytes::new() },
+            End::Retry => Outcome::Retry { error: error(), after_ms: None },
+            End::Failed => Outcome::Failed { error: error() },
+            End::TimedOut => Outcome::TimedOut,
+            End::Drained => Outcome::Drained,
+        };
+        self.note_settled();
+        let from = FromWorker::Outcome { id, outcome, emits: Vec::new(), entered_us: None };
+        self.hand(Input::Worker(worker, from));
+    }
+
+    /// A worker goes away; what it ran may have committed and not been told.
+    fn die(&mut self, which: u8, committed: bool) {
+        let Some(at) = usize::from(which).checked_rem(self.workers.len()) else { return };
+        let (&id, process) = self.workers.iter().nth(at).unwrap();
+        if committed {
+            let runs: Vec<(Key, Fence)> = process.running.values().map(|run| (run.key.clone(), run.fence)).collect();
+            for (key, fence) in runs {
+                self.books.commit(&key, fence);
+            }
+            self.note_settled();
+        }
+        let ready = self.workers.remove(&id).unwrap().up;
+        let ending = Ending { ready, how: How::Signalled(9), stderr_tail: String::new() };
+        self.hand(Input::Worker(id, FromWorker::Gone(ending)));
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.books.now_ms += ms;
+        if self.core.next_timer().is_some_and(|at| at <= self.now().mono) {
+            self.hand(Input::Tick);
+        }
+    }
+
+    fn reenter(&mut self) {
+        if self.owner.is_none() {
+            self.books.us.incarnation += 1;
+            self.books.us.live = true;
+            self.own();
+        }
+    }
+
+    /// The broker's connection is made anew: it has everything back that was not acked, and the loop is not told.
+    fn reconnect(&mut self) {
+        self.generation += 1;
+        for (_, held) in std::mem::take(&mut self.held) {
+            self.queue.push_back((held.message, true));
+        }
+    }
+
+    fn rival_takes(&mut self) {
+        let Some((message, _)) = self.queue.pop_front() else { return };
+        let Ok(admitted) = self.admission.admit(message.clone(), self.now().wall) else {
+            self.queue.push_back((message, true));
+            return;
+        };
+        let request = ClaimRequest { key: admitted.key.clone(), digest: admitted.digest, resume: admitted.resume };
+        let incarnation = self.books.rival.incarnation;
+        match self.books.claim(Who::Rival, incarnation, &request, false) {
+            Verdict::Run(claim) => self.rival.push((admitted.key, claim.fence, message)),
+            Verdict::Busy { .. } => self.queue.push_back((message, true)),
+            Verdict::Replay { .. } | Verdict::Deferred { .. } | Verdict::Dead => {}
+            Verdict::Mismatch => {
+                let id = DeadLetterId::of_message(&self.function.name, Reason::Mismatch, &message);
+                let letter = self.letter(id, admitted.key, requeue::epoch(&message), message);
+                self.books.bury(&DeadLetter { reason: Reason::Mismatch, ..letter });
+            }
+        }
+    }
+
+    fn letter(&self, id: DeadLetterId, key: Key, epoch: Epoch, message: Message) -> DeadLetter {
+        let at = self.now().wall;
+        DeadLetter {
+            id,
+            function: self.function.name.clone(),
+            key: Some(key),
+            epoch,
+            reason: Reason::Terminal,
+            error: error(),
+            attempts: weft_schemas::Attempt(1),
+            first_at: at,
+            last_at: at,
+            trace_id: None,
+            message,
+        }
+    }
+
+    fn rival_ends(&mut self, which: u8, end: RivalEnd, acks: bool) {
+        let Some(at) = usize::from(which).checked_rem(self.rival.len()) else { return };
+        let (key, fence, message) = self.rival.remove(at);
+        let to = match end {
+            RivalEnd::Succeeds => {
+                Settlement::Succeeded { result: Bytes::new(), keep: Duration::from_secs(1), outbox: Vec::new() }
+            }
+            RivalEnd::Retries => {
+                let retry = requeue::retry_message(&message, "weft", &self.function.name, fence);
+                let due_in = Duration::from_secs(5);
+                let retry = OutboxMessage { kind: OutboxKind::Retry, due_in, message: retry };
+                Settlement::Waiting { error: error(), crashed: false, retry }
+            }
+            RivalEnd::Dies => {
+                let epoch = Epoch(self.books.rows[&key].epoch);
+                let id = DeadLetterId::of_invocation(&self.function.name, &key, epoch);
+                let letter = Box::new(self.letter(id, key.clone(), epoch, message.clone()));
+                let copy =
+                    OutboxMessage { kind: OutboxKind::DeadLetter, due_in: Duration::ZERO, message: message.clone() };
+                Settlement::Dead { letter, copy }
+            }
+            RivalEnd::Releases => Settlement::Released,
+        };
+        let done = self.books.settle(&Settle { key, fence, to });
+        if !(acks && done == Settled::Done && end != RivalEnd::Releases) {
+            self.queue.push_back((message, true));
+        }
+    }
+
+    fn rival_crashes(&mut self) {
+        self.books.rival.incarnation += 1;
+        for (_, _, message) in std::mem::take(&mut self.rival) {
+            self.queue.push_back((message, true));
+        }
+    }
+
+    /// Kill -9 of the dispatcher: its workers go with it, and statements under way may have run.
+    fn crash(&mut self) {
+        self.workers.clear();
+        self.pending.clear();
+        self.reconnect();
+        self.restart();
+    }
+
+    fn restart(&mut self) {
+        self.books.us.incarnation += 1;
+        self.books.us.live = true;
+        self.books.doubts.clear();
+        self.core = core(&self.function, &self.admission);
+        (self.draining, self.ended, self.stopped) = (false, false, false);
+        self.own();
+    }
+
+    fn end_deliveries(&mut self) {
+        if self.draining && !self.ended {
+            self.ended = true;
+            self.hand(Input::DeliveriesEnded);
+        }
+    }
+
+    /// Everything answers again, every attempt succeeds. What is left must come to its end, and then the loop stops.
+    pub fn heal(&mut self) {
+        self.take(Step::RivalCrashes);
+        if self.draining {
+            self.wind_down();
+        }
+        for _ in 0..500 {
+            if self.at_rest() {
+                break;
+            }
+            self.take(Step::Reenter);
+            if self.books.us.live {
+                self.round();
+            } else {
+                self.take(Step::LoseLease { left: true });
+            }
+            self.take(Step::Relay);
+            self.take(Step::Deliver { most: 10 });
+        }
+        assert!(self.at_rest(), "it does not come to rest: {:?} {:?}", self.books.rows, self.pending);
+        for (key, row) in &self.books.rows {
+            assert!(matches!(row.state, State::Succeeded | State::Dead), "{key} has not ended: {row:?}");
+        }
+        assert!(self.core.invocations.is_empty(), "something is remembered for ever");
+        self.take(Step::Drain);
+        self.wind_down();
+    }
+
+    fn at_rest(&self) -> bool {
+        self.queue.is_empty()
+            && self.books.outbox.is_empty()
+            && self.held.is_empty()
+            && self.pending.is_empty()
+            && self.workers.values().all(|worker| worker.running.is_empty())
+            && self.core.invocations.is_empty()
+    }
+
+    fn round(&mut self) {
+        for _ in 0..3 {
+            self.take(Step::Execute { which: 0 });
+            self.take(Step::Answer { which: 0 });
+        }
+        for _ in 0..2 {
+            self.take(Step::Ready { which: 0 });
+        }
+        for _ in 0..4 {
+            self.take(Step::Finish { which: 0, end: End::Succeeded });
+        }
+        self.take(Step::Pass { ms: 30_000 });
+        let gone = self.workers.iter().position(|(_, worker)| worker.drained && worker.running.is_empty());
+        if let Some(at) = gone {
+            self.take(Step::Die { which: u8::try_from(at).unwrap(), committed: false });
+        }
+    }
+
+    /// The drain that is under way comes to its end; the next loop starts at once.
+    fn wind_down(&mut self) {
+        let generation = self.books.us.incarnation;
+        self.take(Step::EndDeliveries);
+        for _ in 0..200 {
+            if self.books.us.incarnation != generation {
+                return;
+            }
+            self.round();
+        }
+        panic!("the drain does not end: {:?} {:?}", self.books.rows, self.pending);
+    }
+}
