@@ -26,7 +26,7 @@ mod redis;
 pub use binary::bin;
 pub use error::Error;
 pub use poll::{poll, poll_every};
-pub use postgres::{PrivatePostgres, postgres};
+pub use postgres::{PrivatePostgres, postgres, sql};
 pub use process::{Exit, Process, ProcessBuilder};
 pub use proxy::{Flow, Proxy};
 pub use rabbit::{Fetched, PrivateRabbit, QueueDepth, Vhost, rabbitmq};

@@ -38,7 +38,7 @@ async fn fresh_database(server: &str) -> Result<String, Error> {
 async fn psql(url: &str, sql: &str) -> Result<String, String> {
     let program = programs::PSQL.find().map_err(|error| error.to_string())?;
     let output = tokio::process::Command::new(program)
-        .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, url])
+        .args(["-X", "-q", "-A", "-t", "-F", "\t", "-v", "ON_ERROR_STOP=1", "-c", sql, url])
         .env("PGCONNECT_TIMEOUT", "5")
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true)
@@ -50,6 +50,14 @@ async fn psql(url: &str, sql: &str) -> Result<String, String> {
     } else {
         Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
     }
+}
+
+/// Runs one statement with the server's own client and answers its rows as lines, with tabs between the fields.
+///
+/// # Errors
+/// What the client or the server said; the client gives up after 5 s without a connection.
+pub async fn sql(url: &str, statement: &str) -> Result<String, String> {
+    psql(url, statement).await
 }
 
 /// A Postgres of the test's own. Dropping it kills it.

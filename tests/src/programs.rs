@@ -23,6 +23,8 @@ pub(crate) const REDIS: Program = Program { name: "redis-server", package: "redi
 /// Debian's `/usr/sbin/rabbitmq-server` changes user and folder, so the plain script comes first.
 pub(crate) const RABBITMQ: Program =
     Program { name: "rabbitmq-server", package: "rabbitmq-server", folders: &["/usr/lib/rabbitmq/bin"] };
+pub(crate) const RABBITMQCTL: Program =
+    Program { name: "rabbitmqctl", package: "rabbitmq-server", folders: &["/usr/lib/rabbitmq/bin"] };
 pub(crate) const EPMD: Program = Program { name: "epmd", package: "erlang-base", folders: &["/usr/bin"] };
 
 impl Program {

@@ -15,6 +15,8 @@ use crate::{Error, env, programs};
 
 /// The user of the brokers that the harness starts. They listen on loopback only and live for one run.
 const USER: &str = "guest";
+/// Memory at which the broker stops its publishers.
+const HIGH_WATERMARK: &str = "2GB";
 
 /// A fresh vhost on the shared RabbitMQ, of which only this test knows.
 ///
@@ -435,6 +437,35 @@ impl PrivateRabbit {
         self.instance.resume();
     }
 
+    /// Raises the memory alarm, which stops every publisher, or clears it.
+    ///
+    /// # Panics
+    /// The broker's own tool cannot be run or says no.
+    pub async fn alarm(&self, on: bool) {
+        let limit = if on { "1" } else { HIGH_WATERMARK };
+        or_fail(self.control(&["set_vm_memory_high_watermark", "absolute", limit]).await);
+    }
+
+    /// Runs `rabbitmqctl`, which takes a second or two.
+    async fn control(&self, args: &[&str]) -> Result<(), Error> {
+        let mut command = tokio::process::Command::new(programs::RABBITMQCTL.find()?);
+        command
+            .args(["-n", &format!("weft{}@localhost", self.ports.amqp)])
+            .args(args)
+            .current_dir(self.instance.folder())
+            .env("HOME", self.instance.folder())
+            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+            .env("ERL_EPMD_PORT", self.ports.names.to_string())
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true);
+        let doing = || format!("running rabbitmqctl {}", args.join(" "));
+        let output = command.output().await.map_err(Error::while_doing(doing()))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(Error::new(format!("{}: {}", doing(), String::from_utf8_lossy(&output.stderr).trim())))
+    }
+
     /// Asks it to end in good order and waits.
     ///
     /// # Panics
@@ -469,7 +500,7 @@ fn write_configuration(folder: &std::path::Path, ports: Ports) -> std::io::Resul
          num_acceptors.tcp = 2\n\
          collect_statistics_interval = 500\n\
          disk_free_limit.absolute = 16MB\n\
-         vm_memory_high_watermark.absolute = 2GB\n"
+         vm_memory_high_watermark.absolute = {HIGH_WATERMARK}\n"
     );
     std::fs::write(folder.join("rabbitmq.conf"), configuration)?;
     // Quorum queues count their messages at this tick (ms); the default of 5 s would make tests wait.

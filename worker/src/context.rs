@@ -106,6 +106,12 @@ impl Context {
         self.0.epoch
     }
 
+    /// The number that proves the right to run: every claim of this key has a higher one than all before it. A store that
+    /// compares it can refuse a worker that was paused and has been replaced. It changes with each attempt: it is no key.
+    pub fn fence(&self) -> Fence {
+        self.0.fence
+    }
+
     /// The event as it arrived.
     pub fn event(&self) -> &Event {
         &self.0.event
@@ -183,10 +189,6 @@ impl Context {
 
     pub(crate) fn services(&self) -> &Arc<Services> {
         &self.0.services
-    }
-
-    pub(crate) fn fence(&self) -> Fence {
-        self.0.fence
     }
 
     pub(crate) fn keep(&self) -> Duration {

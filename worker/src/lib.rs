@@ -44,4 +44,4 @@ pub use weft_ledger::sqlx;
 
 /// The client library behind [`State::raw`].
 pub use ::redis;
-pub use weft_schemas::{Attempt, Epoch, Event, FunctionName, Key};
+pub use weft_schemas::{Attempt, Epoch, Event, Fence, FunctionName, Key};

@@ -1,4 +1,4 @@
-//! The project's own tools: `cargo xtask test`, `cargo xtask check`, `cargo xtask fuzz`, `cargo xtask arch`.
+//! The project's own tools: `cargo xtask test`, `check`, `fuzz`, `soak` and `arch`.
 //!
 //! Depends on nothing of Weft's, so that it builds in seconds and works while the rest does not.
 
@@ -9,6 +9,7 @@ mod install;
 mod outcome;
 mod run;
 mod services;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ const USAGE: &str = "\
 cargo xtask test [--no-install] [FILTER…]   every test of the workspace, on real servers
 cargo xtask check                           format, lints, architecture, dependency rules
 cargo xtask fuzz [--seconds N] [TARGET…]     event, frame and manifest on hostile input
+cargo xtask soak [--minutes N] [--seed S]   random faults to everything, and a judge; see docs/soak.md
 cargo xtask arch                            who may depend on whom";
 
 fn main() -> ExitCode {
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         Some("check") => check::run(),
         Some("fuzz") => fuzz::run(&rest),
         Some("arch") => arch::run(),
+        Some("soak") => soak::run(&rest),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
             Ok(())

@@ -26,6 +26,7 @@ const REQUIRED: &[(&str, &str, &str)] = &[
     ("weft-tests", "it", "state_redis::"),
     ("weft-tests", "it", "worker_postgres::"),
     ("weft-tests", "it", "compose::"),
+    ("weft-tests", "it", "soak::"),
     ("weft-tests", "it", "system_"),
 ];
 

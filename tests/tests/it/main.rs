@@ -7,6 +7,7 @@ mod broker_rabbitmq;
 mod compose;
 mod harness;
 mod ledger_postgres;
+mod soak;
 mod state_redis;
 mod system_demo;
 mod system_drain;
