@@ -28,6 +28,7 @@ const REQUIRED: &[(&str, &str, &str)] = &[
     ("weft-tests", "it", "compose::"),
     ("weft-tests", "it", "soak::"),
     ("weft-tests", "it", "system_"),
+    ("weft-tests", "it", "cases_"),
 ];
 
 /// What every build and run names, so that Cargo sees one and the same thing each time and builds it once.

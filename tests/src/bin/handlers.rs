@@ -1,6 +1,9 @@
 //! `weft-test-handlers`: a worker program for whole-system tests. What a handler does is in its event's data, so that a
 //! test steers it by files and not by time.
 
+#[path = "handlers/place.rs"]
+mod place;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -43,6 +46,8 @@ fn main() -> ExitCode {
         .handler("traced", traced)
         .handler("state", state)
         .handler("order", order)
+        .handler("place", place::place)
+        .handler("seen", place::seen)
         .run()
 }
 

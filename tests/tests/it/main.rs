@@ -4,6 +4,12 @@
 
 // Add your module here, and its file beside this one.
 mod broker_rabbitmq;
+mod cases;
+mod cases_broker;
+mod cases_crash;
+mod cases_duplicates;
+mod cases_failures;
+mod cases_pause;
 mod compose;
 mod harness;
 mod ledger_postgres;
