@@ -190,7 +190,12 @@ impl WarmFloor {
     }
 
     async fn sample(&mut self, number: u32) -> Result<f64> {
-        let request = ClaimRequest { key: Key::new(id(number))?, digest: Digest::of(&[b"floor"]), resume: None };
+        let request = ClaimRequest {
+            key: Key::new(id(number))?,
+            digest: Digest::of(&[b"floor"]),
+            resume: None,
+            interrupted: false,
+        };
         let started = now_ns();
         let verdicts = self.ledger.claim(self.session.owner(), &self.function, &[request]).await?;
         let mut message = [0; MESSAGE_BYTES];

@@ -128,6 +128,7 @@ async fn floor(stage: &Stage, events: u32) -> Result<Round> {
                 key: Key::new(id)?,
                 digest: Digest::of(&[&delivery.message.body]),
                 resume: None,
+                interrupted: false,
             });
         }
         let verdicts = stage.ledger.claim(session.owner(), &stage.function, &requests).await?;

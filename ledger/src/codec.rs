@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
-use weft_schemas::{Digest, ErrorInfo, FunctionName, Key};
+use serde::{Deserialize, Serialize};
+use weft_schemas::{Attempt, Digest, Epoch, ErrorInfo, FunctionName, Key, Reason};
 
-use crate::{Error, OutboxKind, State};
+use crate::{Error, FailedAttempt, OutboxKind, State};
 
 /// A thousand years: longer is stored as this, so that adding it to a time of today overflows in no database.
 const LONGEST_MICROS: i64 = 1000 * 365 * 24 * 3600 * 1_000_000;
@@ -58,6 +58,38 @@ pub(crate) fn digest_matches(stored: &[u8], digest: &Digest) -> bool {
 
 pub(crate) fn state(text: &str) -> Result<State, Error> {
     State::parse(text).ok_or_else(|| corrupt(format!("state {text:?} is unknown")))
+}
+
+pub(crate) fn reason(text: &str) -> Result<Reason, Error> {
+    Reason::parse(text).ok_or_else(|| corrupt(format!("reason {text:?} is unknown")))
+}
+
+/// The failed attempts of an invocation, which both databases keep as a JSON array.
+pub(crate) fn failures(json: Option<&str>) -> Result<Vec<FailedAttempt>, Error> {
+    #[derive(Deserialize)]
+    struct Entry {
+        epoch: u32,
+        attempt: u32,
+        crashed: bool,
+        kind: String,
+        message: String,
+        ended_us: i64,
+        node: Option<String>,
+    }
+    let Some(json) = json else { return Ok(Vec::new()) };
+    let entries: Vec<Entry> = serde_json::from_str(json)
+        .map_err(|error| corrupt(format!("an invocation's failed attempts cannot be read: {error}")))?;
+    let read = |entry: Entry| {
+        Ok(FailedAttempt {
+            epoch: Epoch(entry.epoch),
+            attempt: Attempt(entry.attempt),
+            crashed: entry.crashed,
+            error: ErrorInfo { kind: entry.kind, message: entry.message },
+            ended_at: timestamp(entry.ended_us)?,
+            node: entry.node,
+        })
+    };
+    entries.into_iter().map(read).collect()
 }
 
 pub(crate) fn error_info(kind: Option<String>, message: Option<String>) -> Option<ErrorInfo> {

@@ -27,6 +27,10 @@ pub struct ClaimRequest {
     /// The fence that a retry message carries: proves that it is the retry which a `waiting` row stands for, so that
     /// it may run even if the database clock says that it is early.
     pub resume: Option<Fence>,
+    /// The attempt before was cancelled by this node itself, because its lease was lost. If the row is still the lapsed
+    /// claim of an earlier incarnation of this node, then taking it over counts neither an attempt nor a crash: an outage
+    /// burns no attempt. The fence grows all the same. Anywhere else it changes nothing. Default: `false`.
+    pub interrupted: bool,
 }
 
 /// The ledger's answer to a claim.
@@ -52,7 +56,7 @@ pub struct Claim {
     pub fence: Fence,
     /// From 1 in each epoch; this claim is counted.
     pub attempt: Attempt,
-    /// Attempts of this epoch that killed their worker.
+    /// Attempts of this epoch that killed their worker, or vanished with their dispatcher.
     pub crashes: u32,
     pub epoch: Epoch,
     /// When the key was first seen in this epoch, by the database clock.
@@ -91,9 +95,11 @@ pub struct Settle {
 pub enum Settlement {
     /// `succeeded`; the result is kept for `keep` from now. `outbox` holds emitted events and a reply.
     Succeeded { result: Bytes, keep: Duration, outbox: Vec<OutboxMessage> },
-    /// `waiting`, with the retry in the outbox (its `due_in` is the wait).
+    /// `waiting`, with the retry in the outbox (its `due_in` is the wait). Remembered as a failed attempt.
     Waiting { error: ErrorInfo, crashed: bool, retry: OutboxMessage },
-    /// `dead`, with the dead letter in the ledger and its copy for the dead-letter queue in the outbox.
+    /// `dead`, with the dead letter in the ledger and its copy for the dead-letter queue in the outbox. Remembered as a
+    /// failed attempt (and as a crash, by its reason), unless `letter.attempts` is less than the claim's attempt: then
+    /// the attempt was never started, and the invocation's attempts become those of the letter.
     Dead { letter: Box<DeadLetter>, copy: OutboxMessage },
     /// Handed back unstarted: `waiting`, due now, this claim's attempt not counted. The broker still holds the event.
     Released,
@@ -165,7 +171,7 @@ pub struct InvocationRecord {
     pub failures: Vec<FailedAttempt>,
 }
 
-/// An attempt that did not succeed, as the ledger remembers it.
+/// An attempt that did not succeed, as the ledger remembers it. Of the error's message it keeps 1,024 characters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedAttempt {
     pub epoch: Epoch,
@@ -268,7 +274,7 @@ pub struct Redrive {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Redriven {
     Done,
-    /// It was redriven before; nothing was written.
+    /// It is closed, redriven or purged before; nothing was written.
     Already,
     NotFound,
 }
@@ -333,14 +339,15 @@ pub struct AtBroker {
 #[serde(tag = "difference", rename_all = "snake_case")]
 pub enum Difference {
     /// More invocations were accepted than there are rows and were swept (or fewer): rows were deleted (or made) by hand.
+    /// These are counts, so that a row deleted and another made hide each other here.
     Rows { function: FunctionName, accepted: u64, present: u64, swept: u64 },
     /// It is dead, and there is no dead letter for it.
     DeadWithoutLetter { function: FunctionName, key: Key },
     /// A letter of an invocation that is not there.
     LetterWithoutInvocation { function: FunctionName, key: Key, id: DeadLetterId },
-    /// A retry or a redrive in the outbox, and no invocation that waits for it.
+    /// A retry or a redrive in the outbox, and its invocation is not there.
     RetryWithoutInvocation { function: FunctionName, key: Key },
-    /// An outbox row that is long overdue.
+    /// An outbox row that was due more than a minute ago, counted from when it was due at first if publishing it fails.
     Overdue { kind: OutboxKind, id: OutboxId, function: Option<FunctionName>, key: Option<Key>, tries: u32 },
 }
 
@@ -395,34 +402,29 @@ pub trait Ledger: Send + Sync {
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterRecord>, Error>;
     /// Dead letters by function, reason and fingerprint, largest group first. `query.after` is ignored; `limit` bounds
     /// the groups.
-    async fn dead_letter_groups(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterGroup>, Error> {
-        let _ = query;
-        Err(Error::Corrupt { what: "not built".to_owned() })
-    }
+    async fn dead_letter_groups(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterGroup>, Error>;
     /// Sets a dead letter's invocation to `waiting` (epoch + 1, attempts from 0) and puts the message in the outbox, in
     /// one transaction. Only the outbox row is written for a letter without an invocation, and for an edited message.
+    ///
+    /// The invocation is due at once, whatever the message's `due_in`: no claim can find its own redrive early.
     async fn redrive(&self, id: &DeadLetterId, redrive: &Redrive) -> Result<Redriven, Error>;
     /// Throws the messages of open dead letters away and records who did it and when; their invocations stay `dead`.
     /// Returns how many. Unknown ids and letters that are closed already are passed over.
-    async fn purge(&self, ids: &[DeadLetterId], by: &str) -> Result<u64, Error> {
-        let _ = (ids, by);
-        Err(Error::Corrupt { what: "not built".to_owned() })
-    }
+    ///
+    /// What is left of a letter is everything but body, properties and headers of its message. Copies in the outbox and
+    /// at the broker are not touched. A purged letter cannot be redriven; buried again, it opens with the new message.
+    async fn purge(&self, ids: &[DeadLetterId], by: &str) -> Result<u64, Error>;
     /// The functions of which dead letters were redriven or purged at this time or later, with the time of asking.
     async fn closed_since(&self, since: Timestamp) -> Result<ClosedSince, Error>;
     /// Which of these dead letters are closed (redriven or purged). Unknown ids are not. At most 1,000 ids.
     async fn closed_letters(&self, ids: &[DeadLetterId]) -> Result<Vec<DeadLetterId>, Error>;
-    /// Puts messages into the outbox by themselves, in one durable transaction: replies to duplicates.
-    async fn post(&self, messages: &[OutboxMessage]) -> Result<(), Error> {
-        let _ = messages;
-        Err(Error::Corrupt { what: "not built".to_owned() })
-    }
+    /// Puts messages into the outbox by themselves, in one durable transaction: replies to duplicates. Called
+    /// again after an error it may post them twice.
+    async fn post(&self, messages: &[OutboxMessage]) -> Result<(), Error>;
 
-    /// Looks at the whole ledger in one snapshot. Reads only; at most `limit` items of each list.
-    async fn audit(&self, limit: u32) -> Result<Audit, Error> {
-        let _ = limit;
-        Err(Error::Corrupt { what: "not built".to_owned() })
-    }
+    /// Looks at the whole ledger in one snapshot. Reads only, blocks nobody; at most `limit` items of each list, where 0
+    /// means 100. Reads every invocation once, so that it takes seconds for millions of them.
+    async fn audit(&self, limit: u32) -> Result<Audit, Error>;
 
     /// Deletes up to `limit` expired rows; returns how many. Never touches claimed, waiting or dead rows.
     async fn sweep(&self, limit: u32) -> Result<u64, Error>;

@@ -3,11 +3,13 @@
 //! One interface ([`Ledger`]), two implementations: Postgres for real installations, SQLite for the embedded default.
 //! This crate is the only one that holds SQL. It knows no broker, no worker and no wire.
 
+mod audit;
 mod codec;
 pub mod embedded;
 pub mod error;
 pub mod join;
 pub mod ledger;
+mod letter;
 mod open;
 mod postgres;
 mod sqlite;

@@ -102,6 +102,48 @@ fn claim(state: Option<State>, facts: Facts) -> Result<State, Illegal> {
     }
 }
 
+/// What a claim finds in place of its invocation, as far as its counts go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Before {
+    /// Nothing, or a success that has expired: everything begins anew.
+    Nothing,
+    /// It waits for its next attempt.
+    Parked,
+    /// A claim of this very owner, whose answer was lost: no attempt was started for it.
+    Unanswered,
+    /// A claim of an earlier incarnation of this node, whose attempt the node cancelled itself because it had lost its
+    /// lease, and says so.
+    Interrupted,
+    /// Any other claim whose owner is gone: its attempt vanished without an outcome.
+    Vanished,
+}
+
+/// What a granted claim does to the invocation's counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Toll {
+    /// Attempts and crashes start from zero, and the failed attempts are forgotten.
+    pub anew: bool,
+    /// It is a further attempt.
+    pub attempt: bool,
+    /// The attempt before counts as a crash and is remembered as a failed attempt that vanished: an event that kills its
+    /// dispatcher must reach the limit of crashes, too.
+    pub crash: bool,
+}
+
+/// What a granted claim costs.
+pub const fn toll(before: Before) -> Toll {
+    let (anew, attempt, crash) = match before {
+        Before::Nothing => (true, true, false),
+        Before::Parked => (false, true, false),
+        Before::Unanswered | Before::Interrupted => (false, false, false),
+        Before::Vanished => (false, true, true),
+    };
+    Toll { anew, attempt, crash }
+}
+
+/// The `error.message` of an attempt that vanished.
+pub(crate) const VANISHED: &str = "its dispatcher went away without an outcome";
+
 fn held(state: Option<State>, current: bool) -> Result<(), Illegal> {
     match state {
         Some(State::Claimed) if current => Ok(()),

@@ -109,7 +109,12 @@ mod tests {
     #[test]
     fn a_claim_without_an_answer_is_retaken_once() {
         let (doubts, function) = (Doubts::default(), FunctionName::new("f").unwrap());
-        let requests = [ClaimRequest { key: Key::new("k").unwrap(), digest: Digest::of(&[b"x"]), resume: None }];
+        let requests = [ClaimRequest {
+            key: Key::new("k").unwrap(),
+            digest: Digest::of(&[b"x"]),
+            resume: None,
+            interrupted: false,
+        }];
         drop(doubts.ask(&function, &requests));
         let asked = doubts.ask(&function, &requests);
         assert_eq!(asked.retake, [requests[0].key.clone()]);

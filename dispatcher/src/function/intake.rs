@@ -127,7 +127,8 @@ impl Core {
                 continue;
             }
             invocation.covered = invocation.deliveries.len();
-            requests.push(ClaimRequest { key, digest: invocation.admitted.digest, resume: invocation.admitted.resume });
+            let Admitted { digest, resume, .. } = &invocation.admitted;
+            requests.push(ClaimRequest { key, digest: *digest, resume: *resume, interrupted: false });
         }
         if !requests.is_empty() {
             self.claiming = true;

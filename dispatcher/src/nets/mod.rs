@@ -300,7 +300,12 @@ impl Nets {
         if !*in_doubt && self.held_here(function, &admitted.key, owner).await? {
             return Ok(Next::Later(WAITS.0));
         }
-        let request = ClaimRequest { key: admitted.key.clone(), digest: admitted.digest, resume: admitted.resume };
+        let request = ClaimRequest {
+            key: admitted.key.clone(),
+            digest: admitted.digest,
+            resume: admitted.resume,
+            interrupted: false,
+        };
         *in_doubt = true;
         let verdicts = self.ledger.claim(owner, function, &[request]).await?;
         *in_doubt = false;

@@ -141,7 +141,12 @@ impl Place {
     /// The right to run the event, taken as a function of this dispatcher would.
     async fn claim(&self, id: &str, data: &str) -> Claim {
         let event = event(id, data);
-        let request = ClaimRequest { key: event.default_key().unwrap(), digest: event.digest(), resume: None };
+        let request = ClaimRequest {
+            key: event.default_key().unwrap(),
+            digest: event.digest(),
+            resume: None,
+            interrupted: false,
+        };
         let verdicts = self.ledger.claim(self.session.owner(), &work(), &[request]).await.unwrap();
         let Verdict::Run(claim) = verdicts[0] else { panic!("{verdicts:?}") };
         claim

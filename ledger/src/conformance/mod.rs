@@ -106,7 +106,12 @@ pub fn function() -> FunctionName {
 }
 
 pub fn request(key: &str, data: &str) -> ClaimRequest {
-    ClaimRequest { key: Key::new(key).unwrap(), digest: Digest::of(&[data.as_bytes()]), resume: None }
+    ClaimRequest {
+        key: Key::new(key).unwrap(),
+        digest: Digest::of(&[data.as_bytes()]),
+        resume: None,
+        interrupted: false,
+    }
 }
 
 #[track_caller]

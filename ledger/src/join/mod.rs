@@ -339,7 +339,7 @@ impl Joined {
         match self.open {
             Open::Postgres(mut transaction) => {
                 let mut columns = Outbox::default();
-                outbox.iter().try_for_each(|message| columns.push(1, message))?;
+                outbox.iter().try_for_each(|message| columns.push(1, None, message))?;
                 let done = sqlx::query(
                     "WITH done AS (
                          UPDATE weft.invocation SET
@@ -407,7 +407,7 @@ impl Joined {
                     let _ = transaction.rollback().await;
                     return Err(JoinError::AuthorityLost);
                 }
-                sqlite::post(&mut transaction, at, &messages).await.map_err(failed)?;
+                sqlite::post(&mut transaction, at, None, &messages).await.map_err(failed)?;
                 crash::point(Point::BeforeCommit);
                 transaction.commit().await.map_err(|error| match error {
                     sqlx::Error::Database(_) => sqlite_error(&address, error),

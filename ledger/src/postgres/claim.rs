@@ -9,55 +9,80 @@ use weft_schemas::{Attempt, Epoch, Fence, FunctionName, Key};
 use super::instant::Instant;
 use super::{Postgres, retried};
 use crate::codec::{count, digest_matches, duration, state};
-use crate::state::Facts;
+use crate::state::{Facts, VANISHED};
 use crate::verdict::{Standing, of_loser};
-use crate::{Claim, ClaimRequest, Error, Owner, Verdict};
+use crate::{Claim, ClaimRequest, Error, FailedAttempt, Owner, Verdict};
 
 /// Grants what [`crate::state::next`] allows, and returns those rows alone.
 ///
 /// - An owner that never entered, was superseded or let its lease lapse inserts and takes nothing.
-/// - Locks are taken in the order of the keys, so that two batches do not deadlock.
+/// - Locks are taken in the order of the keys, so that two batches do not deadlock; the tally's row comes after all of
+///   them, because what is counted is known only when they are through.
 /// - Node rows are read from the statement's snapshot, while the conflicting row is its latest version. So leases are
 ///   judged by the time of the snapshot (`statement_timestamp()`), and an incarnation that the snapshot does not know
 ///   yet counts as live. Both err towards "busy".
 /// - A key that comes back after the sweep starts above every fence that the sweep has deleted.
-/// - $7 holds keys whose earlier claim by this very owner got no answer; no attempt was started for them.
+/// - $7 holds keys whose earlier claim by this very owner got no answer; no attempt was started for them. $8 holds keys
+///   whose attempt this node cancelled itself. Neither counts an attempt: see [`crate::state::toll`].
+/// - Any other claim that is taken over vanished with its dispatcher, which the row remembers as a failed attempt.
+/// - `xmax` of a row that was inserted rather than updated is zero.
 pub(super) const CLAIM: &str = "
-    INSERT INTO weft.invocation AS i
-        (function, key, state, attempt, crashes, epoch, fence, owner, incarnation, digest, first_seen_at, updated_at)
-    SELECT $1::text, r.key, 'claimed', 1, 0, 0,
-           1 + coalesce((SELECT s.fence FROM weft.swept s WHERE s.function = $1), 0),
-           $2::text, $3::bigint, r.digest, clock_timestamp(), clock_timestamp()
-    FROM unnest($4::text[], $5::bytea[]) AS r(key, digest)
-    WHERE (SELECT true FROM weft.node n
-           WHERE n.id = $2 AND n.incarnation = $3 AND n.lease_until > statement_timestamp())
-    ORDER BY r.key COLLATE \"C\"
-    ON CONFLICT (function, key) DO UPDATE SET
-        state = 'claimed',
-        attempt = CASE
-            WHEN i.state = 'succeeded' THEN 1
-            WHEN i.state = 'claimed' AND i.owner = $2 AND i.incarnation = $3 THEN i.attempt
-            ELSE i.attempt + 1 END,
-        crashes = CASE WHEN i.state = 'succeeded' THEN 0 ELSE i.crashes END,
-        first_seen_at = CASE WHEN i.state = 'succeeded' THEN excluded.first_seen_at ELSE i.first_seen_at END,
-        fence = i.fence + 1,
-        owner = excluded.owner,
-        incarnation = excluded.incarnation,
-        digest = excluded.digest,
-        updated_at = excluded.updated_at,
-        due_at = NULL,
-        expires_at = NULL,
-        result = NULL
-    WHERE (i.state = 'succeeded' AND i.expires_at <= clock_timestamp())
-       OR (i.digest = excluded.digest AND CASE i.state
-            WHEN 'waiting' THEN i.due_at <= clock_timestamp()
-                             OR i.fence = ($6::bigint[])[array_position($4::text[], i.key)]
-            WHEN 'claimed' THEN (i.owner = $2 AND i.incarnation = $3 AND i.key = ANY ($7::text[]))
-                             OR (SELECT n.incarnation > i.incarnation
-                                     OR (n.incarnation = i.incarnation AND n.lease_until <= statement_timestamp())
-                                 FROM weft.node n WHERE n.id = i.owner)
-            ELSE false END)
-    RETURNING i.key, i.fence, i.attempt, i.crashes, i.epoch, i.first_seen_at";
+    WITH granted AS (
+        INSERT INTO weft.invocation AS i
+            (function, key, state, attempt, crashes, epoch, fence, owner, incarnation, digest, first_seen_at, updated_at)
+        SELECT $1::text, r.key, 'claimed', 1, 0, 0,
+               1 + coalesce((SELECT s.fence FROM weft.swept s WHERE s.function = $1), 0),
+               $2::text, $3::bigint, r.digest, clock_timestamp(), clock_timestamp()
+        FROM unnest($4::text[], $5::bytea[]) AS r(key, digest)
+        WHERE (SELECT true FROM weft.node n
+               WHERE n.id = $2 AND n.incarnation = $3 AND n.lease_until > statement_timestamp())
+        ORDER BY r.key COLLATE \"C\"
+        ON CONFLICT (function, key) DO UPDATE SET
+            state = 'claimed',
+            attempt = CASE
+                WHEN i.state = 'succeeded' THEN 1
+                WHEN i.state = 'claimed' AND i.owner = $2 AND (i.incarnation = $3 OR i.key = ANY ($8::text[]))
+                    THEN i.attempt
+                ELSE i.attempt + 1 END,
+            crashes = CASE
+                WHEN i.state = 'succeeded' THEN 0
+                WHEN i.state = 'waiting' THEN i.crashes
+                WHEN i.owner = $2 AND (i.incarnation = $3 OR i.key = ANY ($8::text[])) THEN i.crashes
+                ELSE i.crashes + 1 END,
+            failures = CASE
+                WHEN i.state = 'succeeded' THEN NULL
+                WHEN i.state = 'waiting' THEN i.failures
+                WHEN i.owner = $2 AND (i.incarnation = $3 OR i.key = ANY ($8::text[])) THEN i.failures
+                ELSE CASE WHEN jsonb_array_length(i.failures) >= 32 THEN i.failures - 0
+                          ELSE coalesce(i.failures, '[]') END
+                     || jsonb_build_object(
+                        'epoch', i.epoch, 'attempt', i.attempt, 'crashed', true, 'kind', $9::text, 'message', $10::text,
+                        'ended_us', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, 'node', i.owner) END,
+            first_seen_at = CASE WHEN i.state = 'succeeded' THEN excluded.first_seen_at ELSE i.first_seen_at END,
+            fence = i.fence + 1,
+            owner = excluded.owner,
+            incarnation = excluded.incarnation,
+            digest = excluded.digest,
+            updated_at = excluded.updated_at,
+            due_at = NULL,
+            expires_at = NULL,
+            result = NULL
+        WHERE (i.state = 'succeeded' AND i.expires_at <= clock_timestamp())
+           OR (i.digest = excluded.digest AND CASE i.state
+                WHEN 'waiting' THEN i.due_at <= clock_timestamp()
+                                 OR i.fence = ($6::bigint[])[array_position($4::text[], i.key)]
+                WHEN 'claimed' THEN (i.owner = $2 AND i.incarnation = $3 AND i.key = ANY ($7::text[]))
+                                 OR (SELECT n.incarnation > i.incarnation
+                                         OR (n.incarnation = i.incarnation AND n.lease_until <= statement_timestamp())
+                                     FROM weft.node n WHERE n.id = i.owner)
+                ELSE false END)
+        RETURNING i.key, i.fence, i.attempt, i.crashes, i.epoch, i.first_seen_at, i.xmax = 0 AS fresh
+    ), counted AS (
+        INSERT INTO weft.tally AS t (function, node, accepted)
+        SELECT $1, $2, count(*) FROM granted WHERE fresh HAVING count(*) > 0
+        ON CONFLICT (function, node) DO UPDATE SET accepted = t.accepted + excluded.accepted
+    )
+    SELECT key, fence, attempt, crashes, epoch, first_seen_at FROM granted";
 
 /// What stands in the way of the rest. The sub-select is there for the plan: see the settle.
 pub(super) const LOOK: &str = "
@@ -115,6 +140,8 @@ impl Postgres {
     ) -> sqlx::Result<Vec<sqlx::postgres::PgRow>> {
         let keys: Vec<&str> = requests.iter().map(|request| request.key.as_str()).collect();
         let digests: Vec<&[u8]> = requests.iter().map(|request| request.digest.0.as_slice()).collect();
+        let interrupted: Vec<&str> =
+            requests.iter().filter(|request| request.interrupted).map(|request| request.key.as_str()).collect();
         let resumes: Vec<Option<i64>> = requests.iter().map(|request| request.resume.map(|fence| fence.0)).collect();
         sqlx::query(CLAIM)
             .bind(function.as_str())
@@ -124,6 +151,9 @@ impl Postgres {
             .bind(digests)
             .bind(resumes)
             .bind(retake)
+            .bind(interrupted)
+            .bind(FailedAttempt::VANISHED)
+            .bind(VANISHED)
             .fetch_all(&self.claims)
             .await
     }

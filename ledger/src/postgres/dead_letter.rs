@@ -1,161 +1,133 @@
-//! Burying what never became an invocation, listing the dead, and waking them.
+//! Listing the dead, one by one and in groups.
 
-use std::collections::BTreeMap;
-
+use sqlx::postgres::PgRow;
 use sqlx::{QueryBuilder, Row};
-use weft_schemas::{DeadLetter, DeadLetterId};
 
+use super::Postgres;
 use super::instant::Instant;
-use super::settle::Outbox;
-use super::{Postgres, retried};
-use crate::codec::{corrupt, decode, encode, limit, micros};
-use crate::{DeadLetterQuery, DeadLetterRecord, Error, OutboxMessage, Redrive, Redriven};
+use crate::codec::{corrupt, decode, function, key, limit, reason};
+use crate::{DeadLetterGroup, DeadLetterQuery, DeadLetterRecord, Error};
 
-/// A letter that is new, or that comes back after a redrive, sends its copy; any other arrival is only counted.
-const BURY: &str = "
-    WITH buried AS (
-        INSERT INTO weft.dead_letter AS d
-            (id, function, key, epoch, reason, buried_at, arrivals, copied, letter)
-        SELECT l.id, l.function, l.key, l.epoch, l.reason, clock_timestamp(), l.arrivals, l.arrivals, l.letter
-        FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::int[], $6::text[], $7::bigint[], $8::bytea[])
-             AS l(n, id, function, key, epoch, reason, arrivals, letter)
-        ORDER BY l.id COLLATE \"C\"
-        ON CONFLICT (id) DO UPDATE SET
-            arrivals = d.arrivals + excluded.arrivals,
-            copied = CASE WHEN d.redriven_at IS NULL THEN d.copied ELSE d.arrivals + excluded.arrivals END,
-            redriven_at = NULL, redriven_by = NULL
-        RETURNING d.id, d.copied = d.arrivals AS fresh
-    )
-    INSERT INTO weft.outbox (due_at, kind, message)
-    SELECT statement_timestamp() + o.due_us * interval '1 microsecond', o.kind, o.message
-    FROM unnest($9::text[], $10::bigint[], $11::text[], $12::bytea[]) WITH ORDINALITY
-         AS o(id, due_us, kind, message, place)
-    WHERE (o.id IN (SELECT id FROM buried WHERE fresh)) IS TRUE
-    ORDER BY o.place";
-
-/// The letter's row lock arbitrates: a second redrive waits for the first, and then finds it redriven.
-const REDRIVE: &str = "
-    WITH letter AS (
-        UPDATE weft.dead_letter SET redriven_at = clock_timestamp(), redriven_by = $2
-        WHERE id = $1 AND redriven_at IS NULL
-        RETURNING function, key, epoch, reason
-    ), woken AS (
-        UPDATE weft.invocation AS i SET
-            state = 'waiting', epoch = i.epoch + 1, attempt = 0, crashes = 0,
-            due_at = clock_timestamp() + $3 * interval '1 microsecond',
-            first_seen_at = clock_timestamp(), updated_at = clock_timestamp()
-        FROM letter
-        WHERE i.function = letter.function AND i.key = letter.key AND i.state = 'dead' AND i.epoch = letter.epoch
-          -- A mismatch is about another payload under the key, not about the invocation that has the key.
-          AND letter.reason <> 'mismatch'
-    )
-    INSERT INTO weft.outbox (due_at, kind, message)
-    SELECT clock_timestamp() + $3 * interval '1 microsecond', $4, $5 FROM letter";
+/// Adds the conditions of a query.
+fn conditions(sql: &mut QueryBuilder<sqlx::Postgres>, query: &DeadLetterQuery) {
+    sql.push(" WHERE true");
+    if !query.include_closed {
+        sql.push(" AND redriven_at IS NULL AND purged_at IS NULL");
+    }
+    if let Some(id) = &query.id {
+        sql.push(" AND id = ").push_bind(&id.0);
+    }
+    if let Some(function) = &query.function {
+        sql.push(" AND function = ").push_bind(function.as_str());
+    }
+    if let Some(key) = &query.key {
+        sql.push(" AND key = ").push_bind(key.as_str());
+    }
+    if let Some(reason) = query.reason {
+        sql.push(" AND reason = ").push_bind(reason.as_str());
+    }
+    if let Some(kind) = &query.error_kind {
+        sql.push(" AND error_kind = ").push_bind(kind);
+    }
+    if let Some(fingerprint) = &query.fingerprint {
+        sql.push(" AND fingerprint = ").push_bind(fingerprint);
+    }
+    if let Some(before) = query.before {
+        sql.push(" AND buried_at < ").push_bind(Instant(before));
+    }
+    if let Some(since) = query.since {
+        sql.push(" AND buried_at >= ").push_bind(Instant(since));
+    }
+}
 
 impl Postgres {
-    pub(super) async fn bury_batch(&self, letters: &[(DeadLetter, OutboxMessage)]) -> Result<(), Error> {
-        if letters.is_empty() {
-            return Ok(());
-        }
-        // One statement cannot meet the same row twice.
-        let mut distinct: BTreeMap<&str, (&DeadLetter, &OutboxMessage, i64)> = BTreeMap::new();
-        for (letter, copy) in letters {
-            distinct.entry(&letter.id.0).or_insert((letter, copy, 0)).2 += 1;
-        }
-        let (mut encoded, mut outbox) = (Vec::with_capacity(distinct.len()), Outbox::default());
-        for (n, (letter, copy, _)) in (1i64..).zip(distinct.values()) {
-            encoded.push(encode(letter)?);
-            outbox.push(n, copy)?;
-        }
-        let rows = distinct.values();
-        let ids: Vec<&str> = distinct.keys().copied().collect();
-        let functions: Vec<&str> = rows.clone().map(|(letter, ..)| letter.function.as_str()).collect();
-        let keys: Vec<Option<&str>> =
-            rows.clone().map(|(letter, ..)| letter.key.as_ref().map(|key| key.as_str())).collect();
-        let epochs: Vec<i32> =
-            rows.clone().map(|(letter, ..)| i32::try_from(letter.epoch.0).unwrap_or(i32::MAX)).collect();
-        let reasons: Vec<&str> = rows.clone().map(|(letter, ..)| letter.reason.as_str()).collect();
-        let arrivals: Vec<i64> = rows.map(|(.., arrivals)| *arrivals).collect();
-        let statement = || {
-            sqlx::query(BURY)
-                .bind(&outbox.n)
-                .bind(&ids)
-                .bind(&functions)
-                .bind(&keys)
-                .bind(&epochs)
-                .bind(&reasons)
-                .bind(&arrivals)
-                .bind(&encoded)
-                .bind(&ids)
-                .bind(&outbox.due_us)
-                .bind(&outbox.kind)
-                .bind(&outbox.message)
-                .execute(&self.settles)
-        };
-        retried!(statement()).map_err(self.map("bury messages"))?;
-        Ok(())
-    }
-
     pub(super) async fn list_dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterRecord>, Error> {
         let failed = self.map("list dead letters");
         let mut sql = QueryBuilder::new(
-            "SELECT letter, arrivals, buried_at, redriven_at, redriven_by FROM weft.dead_letter WHERE true",
+            "SELECT letter, arrivals, buried_at, fingerprint, redriven_at, redriven_by, redriven_as, purged_at, purged_by
+             FROM weft.dead_letter",
         );
-        if !query.include_closed {
-            sql.push(" AND redriven_at IS NULL");
-        }
-        if let Some(id) = &query.id {
-            sql.push(" AND id = ").push_bind(&id.0);
-        }
-        if let Some(function) = &query.function {
-            sql.push(" AND function = ").push_bind(function.as_str());
-        }
-        if let Some(reason) = query.reason {
-            sql.push(" AND reason = ").push_bind(reason.as_str());
+        conditions(&mut sql, query);
+        if let Some((at, id)) = &query.after {
+            // The first half alone is what the index is searched by.
+            sql.push(" AND buried_at <= ").push_bind(Instant(*at));
+            sql.push(" AND (buried_at < ").push_bind(Instant(*at));
+            sql.push(" OR id > ").push_bind(&id.0).push(")");
         }
         sql.push(" ORDER BY buried_at DESC, id LIMIT ").push_bind(limit(query.limit));
         let rows = sql.build().fetch_all(&self.general).await.map_err(&failed)?;
-        let mut records = Vec::with_capacity(rows.len());
-        for row in rows {
-            let letter: Vec<u8> = row.try_get("letter").map_err(&failed)?;
-            let arrivals: i64 = row.try_get("arrivals").map_err(&failed)?;
-            let redriven_at: Option<Instant> = row.try_get("redriven_at").map_err(&failed)?;
-            records.push(DeadLetterRecord {
-                letter: decode("a dead letter", &letter)?,
-                arrivals: u64::try_from(arrivals).map_err(|_| corrupt("arrivals are negative"))?,
-                redriven_at: redriven_at.map(|at| at.0),
-                redriven_by: row.try_get("redriven_by").map_err(&failed)?,
-                buried_at: row.try_get::<Instant, _>("buried_at").map_err(&failed)?.0,
-                fingerprint: String::new(),
-                redriven_as: None,
-                purged_at: None,
-                purged_by: None,
-            });
-        }
-        Ok(records)
+        rows.iter().map(|row| Stored::read(row).map_err(&failed)?.record()).collect()
     }
 
-    pub(super) async fn redrive_letter(&self, id: &DeadLetterId, redrive: &Redrive) -> Result<Redriven, Error> {
-        let Redrive { by, message, successor: _ } = redrive;
-        let encoded = encode(&message.message)?;
-        let statement = || {
-            sqlx::query(REDRIVE)
-                .bind(&id.0)
-                .bind(by)
-                .bind(micros(message.due_in))
-                .bind(message.kind.as_str())
-                .bind(&encoded)
-                .execute(&self.settles)
-        };
-        let done = retried!(statement()).map_err(self.map("redrive a dead letter"))?;
-        if done.rows_affected() > 0 {
-            return Ok(Redriven::Done);
+    pub(super) async fn group_dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterGroup>, Error> {
+        let failed = self.map("group dead letters");
+        let mut sql = QueryBuilder::new(
+            "SELECT g.*, (SELECT d.error_message FROM weft.dead_letter d
+                          WHERE d.buried_at = g.last_at AND d.function = g.function AND d.reason = g.reason
+                            AND d.fingerprint = g.fingerprint ORDER BY d.id LIMIT 1) AS error_message
+             FROM (SELECT function, reason, error_kind, fingerprint, count(*) AS letters,
+                          min(buried_at) AS first_at, max(buried_at) AS last_at
+                   FROM weft.dead_letter",
+        );
+        conditions(&mut sql, query);
+        sql.push(" GROUP BY function, reason, error_kind, fingerprint");
+        sql.push(" ORDER BY letters DESC, last_at DESC, fingerprint LIMIT ").push_bind(limit(query.limit));
+        sql.push(") AS g ORDER BY letters DESC, last_at DESC, fingerprint");
+        let rows = sql.build().fetch_all(&self.general).await.map_err(&failed)?;
+        let mut groups = Vec::with_capacity(rows.len());
+        for row in rows {
+            let letters: i64 = row.try_get("letters").map_err(&failed)?;
+            let message: Option<String> = row.try_get("error_message").map_err(&failed)?;
+            let name: String = row.try_get("function").map_err(&failed)?;
+            let why: String = row.try_get("reason").map_err(&failed)?;
+            groups.push(DeadLetterGroup {
+                function: function(&name)?,
+                reason: reason(&why)?,
+                error_kind: row.try_get("error_kind").map_err(&failed)?,
+                fingerprint: row.try_get("fingerprint").map_err(&failed)?,
+                error_message: message.unwrap_or_default(),
+                count: u64::try_from(letters).map_err(|_| corrupt("a count is negative"))?,
+                first_at: row.try_get::<Instant, _>("first_at").map_err(&failed)?.0,
+                last_at: row.try_get::<Instant, _>("last_at").map_err(&failed)?.0,
+            });
         }
-        let known: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM weft.dead_letter WHERE id = $1)")
-            .bind(&id.0)
-            .fetch_one(&self.general)
-            .await
-            .map_err(self.map("redrive a dead letter"))?;
-        Ok(if known { Redriven::Already } else { Redriven::NotFound })
+        Ok(groups)
+    }
+}
+
+/// A row as stored.
+struct Stored {
+    letter: Vec<u8>,
+    arrivals: i64,
+    buried_at: Instant,
+    fingerprint: String,
+    redriven: (Option<Instant>, Option<String>, Option<String>),
+    purged: (Option<Instant>, Option<String>),
+}
+
+impl Stored {
+    fn read(row: &PgRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            letter: row.try_get("letter")?,
+            arrivals: row.try_get("arrivals")?,
+            buried_at: row.try_get("buried_at")?,
+            fingerprint: row.try_get("fingerprint")?,
+            redriven: (row.try_get("redriven_at")?, row.try_get("redriven_by")?, row.try_get("redriven_as")?),
+            purged: (row.try_get("purged_at")?, row.try_get("purged_by")?),
+        })
+    }
+
+    fn record(self) -> Result<DeadLetterRecord, Error> {
+        Ok(DeadLetterRecord {
+            letter: decode("a dead letter", &self.letter)?,
+            arrivals: u64::try_from(self.arrivals).map_err(|_| corrupt("arrivals are negative"))?,
+            buried_at: self.buried_at.0,
+            fingerprint: self.fingerprint,
+            redriven_at: self.redriven.0.map(|at| at.0),
+            redriven_by: self.redriven.1,
+            redriven_as: self.redriven.2.as_deref().map(key).transpose()?,
+            purged_at: self.purged.0.map(|at| at.0),
+            purged_by: self.purged.1,
+        })
     }
 }

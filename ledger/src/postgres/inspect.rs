@@ -6,7 +6,7 @@ use weft_schemas::{Attempt, Epoch, Fence, FunctionName};
 
 use super::Postgres;
 use super::instant::Instant;
-use crate::codec::{corrupt, count, error_info, function, key, limit, state};
+use crate::codec::{corrupt, count, error_info, failures, function, key, limit, state};
 use crate::{Error, InvocationQuery, InvocationRecord, State};
 
 impl Postgres {
@@ -14,7 +14,7 @@ impl Postgres {
         let failed = self.map("list invocations");
         let mut sql = QueryBuilder::new(
             "SELECT function, key, state, attempt, crashes, fence, epoch, owner, incarnation, error_kind,
-                    error_message, result, first_seen_at, updated_at, due_at, expires_at
+                    error_message, result, first_seen_at, updated_at, due_at, expires_at, failures::text AS failures
              FROM weft.invocation WHERE true",
         );
         if let Some(function) = &query.function {
@@ -58,6 +58,7 @@ struct Stored {
     owner: (Option<String>, Option<i64>),
     error: (Option<String>, Option<String>),
     result: Option<Vec<u8>>,
+    failures: Option<String>,
     times: (Instant, Instant, Option<Instant>, Option<Instant>),
 }
 
@@ -69,6 +70,7 @@ fn read(row: &PgRow) -> sqlx::Result<Stored> {
         owner: (row.try_get("owner")?, row.try_get("incarnation")?),
         error: (row.try_get("error_kind")?, row.try_get("error_message")?),
         result: row.try_get("result")?,
+        failures: row.try_get("failures")?,
         times: (
             row.try_get("first_seen_at")?,
             row.try_get("updated_at")?,
@@ -98,7 +100,7 @@ impl Stored {
             updated_at: self.times.1.0,
             due_at: self.times.2.map(|at| at.0),
             expires_at: self.times.3.map(|at| at.0),
-            failures: Vec::new(),
+            failures: failures(self.failures.as_deref())?,
         })
     }
 }

@@ -4,9 +4,13 @@ use sqlx::{Connection, PgConnection};
 
 use super::{Postgres, preflight};
 use crate::Error;
+use crate::letter::{read_out, whose};
 
 /// Every migration, oldest first. A released one is never edited.
-const MIGRATIONS: [(i64, &str); 1] = [(1, include_str!("../../migrations/postgres/0001_ledger.sql"))];
+const MIGRATIONS: [(i64, &str); 2] = [
+    (1, include_str!("../../migrations/postgres/0001_ledger.sql")),
+    (2, include_str!("../../migrations/postgres/0002_failures.sql")),
+];
 
 /// The version that this program knows.
 pub(crate) const KNOWN: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
@@ -22,6 +26,59 @@ async fn version(connection: &mut PgConnection) -> sqlx::Result<i64> {
     }
     sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM weft.migration").fetch_one(connection).await
 }
+
+/// Fills the columns of version 2 for the rows of version 1. A row that cannot be read keeps them empty: it is no worse
+/// off than it was, and a migration that stops at it would help nobody.
+async fn fill(connection: &mut PgConnection) -> sqlx::Result<()> {
+    let mut from = String::new();
+    loop {
+        let rows: Vec<(String, Vec<u8>)> =
+            sqlx::query_as("SELECT id, letter FROM weft.dead_letter WHERE id > $1 ORDER BY id LIMIT $2")
+                .bind(&from)
+                .bind(PAGE)
+                .fetch_all(&mut *connection)
+                .await?;
+        let Some((last, _)) = rows.last() else { break };
+        from.clone_from(last);
+        for (id, (entry, settled)) in rows.iter().filter_map(|(id, letter)| Some((id, read_out(letter).ok()?))) {
+            sqlx::query(
+                "UPDATE weft.dead_letter SET error_kind = $2, error_message = $3, fingerprint = $4, settled = $5
+                 WHERE id = $1",
+            )
+            .bind(id)
+            .bind(entry.error_kind)
+            .bind(entry.error_message)
+            .bind(entry.fingerprint)
+            .bind(settled)
+            .execute(&mut *connection)
+            .await?;
+        }
+    }
+    let mut from = i64::MIN;
+    loop {
+        let rows: Vec<(i64, String, Vec<u8>)> =
+            sqlx::query_as("SELECT id, kind, message FROM weft.outbox WHERE id > $1 ORDER BY id LIMIT $2")
+                .bind(from)
+                .bind(PAGE)
+                .fetch_all(&mut *connection)
+                .await?;
+        let Some((last, ..)) = rows.last() else { return Ok(()) };
+        from = *last;
+        for (id, (function, key)) in
+            rows.iter().filter_map(|(id, kind, message)| Some((id, whose(kind, message).ok()?)))
+        {
+            sqlx::query("UPDATE weft.outbox SET function = $2, key = $3 WHERE id = $1")
+                .bind(id)
+                .bind(function)
+                .bind(key)
+                .execute(&mut *connection)
+                .await?;
+        }
+    }
+}
+
+/// Rows that a migration holds in memory at once.
+const PAGE: i64 = 500;
 
 impl Postgres {
     /// All missing migrations in one transaction, under a lock, on a connection of its own without time limits.
@@ -56,6 +113,9 @@ impl Postgres {
         let mut applied = Vec::new();
         for (number, script) in MIGRATIONS.into_iter().filter(|(number, _)| *number > found) {
             sqlx::raw_sql(script).execute(&mut *transaction).await.map_err(&failed)?;
+            if number == 2 {
+                fill(&mut transaction).await.map_err(&failed)?;
+            }
             sqlx::query("INSERT INTO weft.migration (version) VALUES ($1)")
                 .bind(number)
                 .execute(&mut *transaction)

@@ -4,6 +4,8 @@
 //! their own that forbid the planner anything but index scans in a nested loop, because a plan made for an empty table
 //! would otherwise stay in use while the table grows. And claims alone do without waiting for the disk.
 
+mod audit;
+mod bury;
 mod claim;
 mod closed;
 mod connect;
@@ -14,6 +16,7 @@ mod instant;
 mod migrate;
 mod node;
 mod outbox;
+mod redrive;
 mod settle;
 mod sweep;
 #[cfg(feature = "conformance")]
@@ -30,8 +33,8 @@ use weft_schemas::{DeadLetter, DeadLetterId, FunctionName, NodeName};
 
 use crate::verdict::Doubts;
 use crate::{
-    ClaimRequest, ClosedSince, DeadLetterQuery, DeadLetterRecord, DueBatch, Error, InvocationQuery, InvocationRecord,
-    Ledger, NodeSession, OutboxMessage, Owner, Redrive, Redriven, Settle, Settled, State, Verdict,
+    Audit, ClaimRequest, ClosedSince, DeadLetterGroup, DeadLetterQuery, DeadLetterRecord, DueBatch, Error, InvocationQuery,
+    InvocationRecord, Ledger, NodeSession, OutboxMessage, Owner, Redrive, Redriven, Settle, Settled, State, Verdict,
 };
 
 pub(crate) use connect::{options, pool, preflight, redacted};
@@ -116,6 +119,10 @@ impl Ledger for Postgres {
         self.list_dead_letters(query).await
     }
 
+    async fn dead_letter_groups(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterGroup>, Error> {
+        self.group_dead_letters(query).await
+    }
+
     async fn redrive(&self, id: &DeadLetterId, redrive: &Redrive) -> Result<Redriven, Error> {
         self.redrive_letter(id, redrive).await
     }
@@ -126,6 +133,18 @@ impl Ledger for Postgres {
 
     async fn closed_letters(&self, ids: &[DeadLetterId]) -> Result<Vec<DeadLetterId>, Error> {
         self.which_are_closed(ids).await
+    }
+
+    async fn purge(&self, ids: &[DeadLetterId], by: &str) -> Result<u64, Error> {
+        self.purge_letters(ids, by).await
+    }
+
+    async fn post(&self, messages: &[OutboxMessage]) -> Result<(), Error> {
+        self.post_messages(messages).await
+    }
+
+    async fn audit(&self, limit: u32) -> Result<Audit, Error> {
+        self.audit_tables(limit).await
     }
 
     async fn sweep(&self, limit: u32) -> Result<u64, Error> {

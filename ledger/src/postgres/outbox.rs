@@ -5,9 +5,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::{Postgres as Db, Row, Transaction};
 
+use super::settle::Outbox;
 use super::{Postgres, map};
 use crate::codec::{count, decode, duration, micros};
-use crate::{Due, DueBatch, Error, OutboxId, OutboxKind};
+use crate::letter::text;
+use crate::{Due, DueBatch, Error, OutboxId, OutboxKind, OutboxMessage};
 
 struct Batch {
     /// Dropped: rolled back, so that the rows are free again.
@@ -43,6 +45,27 @@ impl Postgres {
             });
         }
         Ok(Box::new(Batch { transaction, rows, address: self.address.clone() }))
+    }
+
+    pub(super) async fn post_messages(&self, messages: &[OutboxMessage]) -> Result<(), Error> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let mut columns = Outbox::default();
+        messages.iter().try_for_each(|message| columns.push(0, None, message))?;
+        sqlx::query(
+            "INSERT INTO weft.outbox (due_at, kind, message)
+             SELECT statement_timestamp() + o.due_us * interval '1 microsecond', o.kind, o.message
+             FROM unnest($1::bigint[], $2::text[], $3::bytea[]) WITH ORDINALITY AS o(due_us, kind, message, place)
+             ORDER BY o.place",
+        )
+        .bind(columns.due_us)
+        .bind(columns.kind)
+        .bind(columns.message)
+        .execute(&self.settles)
+        .await
+        .map_err(self.map("post messages"))?;
+        Ok(())
     }
 
     pub(super) async fn wait_until_due(&self) -> Result<Option<Duration>, Error> {
@@ -82,10 +105,10 @@ impl DueBatch for Batch {
         if !failed.is_empty() {
             let ids: Vec<i64> = failed.iter().map(|(id, _, _)| id.0).collect();
             let waits: Vec<i64> = failed.iter().map(|(_, wait, _)| micros(*wait)).collect();
-            let reasons: Vec<&str> = failed.iter().map(|(_, _, reason)| reason.as_str()).collect();
+            let reasons: Vec<_> = failed.iter().map(|(_, _, reason)| text(reason)).collect();
             sqlx::query(
                 "UPDATE weft.outbox AS o SET
-                     tries = o.tries + 1, last_error = f.reason,
+                     tries = o.tries + 1, last_error = f.reason, failing_since = coalesce(o.failing_since, o.due_at),
                      due_at = clock_timestamp() + f.wait * interval '1 microsecond'
                  FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS f(id, wait, reason) WHERE o.id = f.id",
             )

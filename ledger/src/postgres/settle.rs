@@ -1,10 +1,13 @@
 //! Settling a batch: one statement, one durable commit, everything that belongs to a settled row in it.
 
+use std::borrow::Cow;
+
 use sqlx::Row;
-use weft_schemas::{FunctionName, Reason};
+use weft_schemas::{DeadLetter, FunctionName, Reason};
 
 use super::{Postgres, retried};
 use crate::codec::{encode, micros};
+use crate::letter::{Entry, text};
 use crate::{Error, OutboxMessage, Settle, Settled, Settlement};
 
 /// Writes each row that is still claimed with its fence, and the outbox messages and dead letters of just those.
@@ -15,12 +18,24 @@ use crate::{Error, OutboxMessage, Settle, Settled, Settlement};
 /// row in between ends the claim, and then the guard has to fail.
 ///
 /// `IN (…) IS TRUE` instead of a join keeps the look-up in `done` a hashed one, on connections without hash joins.
+///
+/// A failed attempt is appended by the same update. `attempts` is what a dead letter counts: less than the row's own
+/// attempt means that this one was never started.
 pub(super) const SETTLE: &str = "
     WITH done AS (
         UPDATE weft.invocation AS i SET
             state = CASE r.action WHEN 'released' THEN 'waiting' ELSE r.action END,
-            attempt = CASE r.action WHEN 'released' THEN greatest(i.attempt - 1, 0) ELSE i.attempt END,
-            crashes = i.crashes + r.crashed::int,
+            attempt = CASE r.action WHEN 'released' THEN greatest(i.attempt - 1, 0)
+                                    ELSE least(i.attempt, r.attempts) END,
+            crashes = i.crashes + (r.crashed AND i.attempt <= coalesce(r.attempts, i.attempt))::int,
+            failures = CASE
+                WHEN r.error_kind IS NULL OR i.attempt > r.attempts THEN i.failures
+                ELSE CASE WHEN jsonb_array_length(i.failures) >= 32 THEN i.failures - 0
+                          ELSE coalesce(i.failures, '[]') END
+                     || jsonb_build_object(
+                        'epoch', i.epoch, 'attempt', i.attempt, 'crashed', r.crashed, 'kind', r.error_kind,
+                        'message', left(r.error_message, 1024),
+                        'ended_us', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, 'node', i.owner) END,
             result = r.result,
             error_kind = CASE r.action WHEN 'released' THEN i.error_kind ELSE r.error_kind END,
             error_message = CASE r.action WHEN 'released' THEN i.error_message ELSE r.error_message END,
@@ -28,8 +43,8 @@ pub(super) const SETTLE: &str = "
             expires_at = clock_timestamp() + r.keep_us * interval '1 microsecond',
             updated_at = clock_timestamp()
         FROM unnest($2::text[], $3::bigint[], $4::text[], $5::bytea[], $6::bigint[], $7::bigint[], $8::text[],
-                    $9::text[], $10::bool[]) WITH ORDINALITY
-             AS r(key, fence, action, result, keep_us, due_us, error_kind, error_message, crashed, n)
+                    $9::text[], $10::bool[], $11::int[]) WITH ORDINALITY
+             AS r(key, fence, action, result, keep_us, due_us, error_kind, error_message, crashed, attempts, n)
              CROSS JOIN LATERAL (
                  SELECT v.ctid AS place FROM weft.invocation v
                  WHERE v.function = $1 AND v.key = r.key AND v.fence = r.fence AND v.state = 'claimed' OFFSET 0
@@ -38,19 +53,25 @@ pub(super) const SETTLE: &str = "
         RETURNING r.n
     ), letters AS (
         INSERT INTO weft.dead_letter AS d
-            (id, function, key, epoch, reason, buried_at, arrivals, copied, letter)
-        SELECT l.id, $1, l.key, l.epoch, l.reason, clock_timestamp(), 1, 1, l.letter
-        FROM unnest($11::bigint[], $12::text[], $13::text[], $14::int[], $15::text[], $16::bytea[])
-             AS l(n, id, key, epoch, reason, letter)
+            (id, function, key, epoch, reason, error_kind, error_message, fingerprint, settled, buried_at, arrivals,
+             copied, letter)
+        SELECT l.id, $1, l.key, l.epoch, l.reason, l.error_kind, l.error_message, l.fingerprint, true,
+               clock_timestamp(), 1, 1, l.letter
+        FROM unnest($12::bigint[], $13::text[], $14::text[], $15::int[], $16::text[], $17::text[], $18::text[],
+                    $19::text[], $20::bytea[])
+             AS l(n, id, key, epoch, reason, error_kind, error_message, fingerprint, letter)
         WHERE (l.n IN (SELECT n FROM done)) IS TRUE
         ON CONFLICT (id) DO UPDATE SET
-            arrivals = d.arrivals + 1, copied = d.arrivals + 1, buried_at = excluded.buried_at,
-            redriven_at = NULL, redriven_by = NULL, letter = excluded.letter
+            arrivals = d.arrivals + 1, copied = d.arrivals + 1, buried_at = excluded.buried_at, settled = true,
+            reason = excluded.reason, error_kind = excluded.error_kind, error_message = excluded.error_message,
+            fingerprint = excluded.fingerprint, letter = excluded.letter,
+            redriven_at = NULL, redriven_by = NULL, redriven_as = NULL, purged_at = NULL, purged_by = NULL
     ), posted AS (
-        INSERT INTO weft.outbox (due_at, kind, message)
-        SELECT statement_timestamp() + o.due_us * interval '1 microsecond', o.kind, o.message
-        FROM unnest($17::bigint[], $18::bigint[], $19::text[], $20::bytea[]) WITH ORDINALITY
-             AS o(n, due_us, kind, message, place)
+        INSERT INTO weft.outbox (due_at, kind, function, key, message)
+        SELECT statement_timestamp() + o.due_us * interval '1 microsecond', o.kind,
+               CASE WHEN o.key IS NOT NULL THEN $1 END, o.key, o.message
+        FROM unnest($21::bigint[], $22::bigint[], $23::text[], $24::text[], $25::bytea[]) WITH ORDINALITY
+             AS o(n, due_us, kind, key, message, place)
         WHERE (o.n IN (SELECT n FROM done)) IS TRUE
         ORDER BY o.place
     )
@@ -65,11 +86,12 @@ struct Columns<'a> {
     result: Vec<Option<&'a [u8]>>,
     keep_us: Vec<Option<i64>>,
     due_us: Vec<Option<i64>>,
-    error_kind: Vec<Option<&'a str>>,
-    error_message: Vec<Option<&'a str>>,
+    error_kind: Vec<Option<Cow<'a, str>>>,
+    error_message: Vec<Option<Cow<'a, str>>>,
     crashed: Vec<bool>,
+    attempts: Vec<Option<i32>>,
     letters: Letters<'a>,
-    outbox: Outbox,
+    outbox: Outbox<'a>,
 }
 
 #[derive(Default)]
@@ -79,24 +101,30 @@ struct Letters<'a> {
     key: Vec<&'a str>,
     epoch: Vec<i32>,
     reason: Vec<&'static str>,
+    error_kind: Vec<String>,
+    error_message: Vec<String>,
+    fingerprint: Vec<String>,
     letter: Vec<Vec<u8>>,
 }
 
-/// Messages for the outbox as columns. `n` says whose they are.
+/// Messages for the outbox as columns. `n` says which settle or letter they belong to, `key` which invocation they stand
+/// for: that of a retry, a redrive or a dead letter.
 #[derive(Default)]
-pub(crate) struct Outbox {
+pub(crate) struct Outbox<'a> {
     pub n: Vec<i64>,
     pub due_us: Vec<i64>,
     pub kind: Vec<&'static str>,
+    pub key: Vec<Option<&'a str>>,
     pub message: Vec<Vec<u8>>,
 }
 
-impl Outbox {
-    pub fn push(&mut self, n: i64, message: &OutboxMessage) -> Result<(), Error> {
+impl<'a> Outbox<'a> {
+    pub fn push(&mut self, n: i64, key: Option<&'a str>, message: &OutboxMessage) -> Result<(), Error> {
         self.message.push(encode(&message.message)?);
         self.n.push(n);
         self.due_us.push(micros(message.due_in));
         self.kind.push(message.kind.as_str());
+        self.key.push(key);
         Ok(())
     }
 }
@@ -112,26 +140,23 @@ impl<'a> Columns<'a> {
 
     fn push(&mut self, n: i64, settle: &'a Settle) -> Result<(), Error> {
         let (mut result, mut keep, mut due, mut error, mut crash) = (None, None, None, None, false);
+        let (key, mut attempts) = (settle.key.as_str(), None);
         let action = match &settle.to {
             Settlement::Succeeded { result: bytes, keep: kept, outbox } => {
                 (result, keep) = (Some(bytes.as_ref()), Some(micros(*kept)));
-                outbox.iter().try_for_each(|message| self.outbox.push(n, message))?;
+                outbox.iter().try_for_each(|message| self.outbox.push(n, None, message))?;
                 "succeeded"
             }
             Settlement::Waiting { error: failure, crashed, retry } => {
                 (error, crash, due) = (Some(failure), *crashed, Some(micros(retry.due_in)));
-                self.outbox.push(n, retry)?;
+                self.outbox.push(n, Some(key), retry)?;
                 "waiting"
             }
             Settlement::Dead { letter, copy } => {
                 (error, crash) = (Some(&letter.error), letter.reason == Reason::Crashed);
-                self.letters.n.push(n);
-                self.letters.id.push(&letter.id.0);
-                self.letters.key.push(settle.key.as_str());
-                self.letters.epoch.push(i32::try_from(letter.epoch.0).unwrap_or(i32::MAX));
-                self.letters.reason.push(letter.reason.as_str());
-                self.letters.letter.push(encode(letter)?);
-                self.outbox.push(n, copy)?;
+                attempts = Some(i32::try_from(letter.attempts.0).unwrap_or(i32::MAX));
+                self.letters.push(n, key, letter)?;
+                self.outbox.push(n, Some(key), copy)?;
                 "dead"
             }
             Settlement::Released => {
@@ -139,15 +164,32 @@ impl<'a> Columns<'a> {
                 "released"
             }
         };
-        self.key.push(settle.key.as_str());
+        self.key.push(key);
         self.fence.push(settle.fence.0);
         self.action.push(action);
         self.result.push(result);
         self.keep_us.push(keep);
         self.due_us.push(due);
-        self.error_kind.push(error.map(|error| error.kind.as_str()));
-        self.error_message.push(error.map(|error| error.message.as_str()));
+        self.error_kind.push(error.map(|error| text(&error.kind)));
+        self.error_message.push(error.map(|error| text(&error.message)));
         self.crashed.push(crash);
+        self.attempts.push(attempts);
+        Ok(())
+    }
+}
+
+impl<'a> Letters<'a> {
+    fn push(&mut self, n: i64, key: &'a str, letter: &'a DeadLetter) -> Result<(), Error> {
+        let Entry { error_kind, error_message, fingerprint } = Entry::of(&letter.error);
+        self.letter.push(encode(letter)?);
+        self.n.push(n);
+        self.id.push(&letter.id.0);
+        self.key.push(key);
+        self.epoch.push(i32::try_from(letter.epoch.0).unwrap_or(i32::MAX));
+        self.reason.push(letter.reason.as_str());
+        self.error_kind.push(error_kind);
+        self.error_message.push(error_message);
+        self.fingerprint.push(fingerprint);
         Ok(())
     }
 }
@@ -186,15 +228,20 @@ impl Postgres {
             .bind(&columns.error_kind)
             .bind(&columns.error_message)
             .bind(&columns.crashed)
+            .bind(&columns.attempts)
             .bind(&letters.n)
             .bind(&letters.id)
             .bind(&letters.key)
             .bind(&letters.epoch)
             .bind(&letters.reason)
+            .bind(&letters.error_kind)
+            .bind(&letters.error_message)
+            .bind(&letters.fingerprint)
             .bind(&letters.letter)
             .bind(&outbox.n)
             .bind(&outbox.due_us)
             .bind(&outbox.kind)
+            .bind(&outbox.key)
             .bind(&outbox.message)
             .fetch_all(&self.settles)
             .await

@@ -25,15 +25,24 @@ const RAISE: &str = "
     ON CONFLICT (function) DO UPDATE SET fence = greatest(s.fence, excluded.fence)";
 
 /// A row that a claim holds is skipped, and the conditions are checked again on the locked version. A row whose fence
-/// the floor does not cover expired only after it was raised, and is left to the next round.
+/// the floor does not cover expired only after it was raised, and is left to the next round. What is deleted is counted,
+/// so that the books balance.
 const DELETE: &str = "
-    DELETE FROM weft.invocation WHERE ctid = ANY (ARRAY(
-        SELECT i.ctid FROM weft.invocation i
-        WHERE i.ctid >= format('(%s,0)', $1::bigint)::tid AND i.ctid < format('(%s,0)', $2::bigint)::tid
-          AND i.state = 'succeeded' AND i.expires_at <= clock_timestamp()
-          AND i.fence <= (SELECT s.fence FROM weft.swept s WHERE s.function = i.function)
-        LIMIT $3 FOR UPDATE OF i SKIP LOCKED))
-      AND state = 'succeeded' AND expires_at <= clock_timestamp()";
+    WITH gone AS (
+        DELETE FROM weft.invocation WHERE ctid = ANY (ARRAY(
+            SELECT i.ctid FROM weft.invocation i
+            WHERE i.ctid >= format('(%s,0)', $1::bigint)::tid AND i.ctid < format('(%s,0)', $2::bigint)::tid
+              AND i.state = 'succeeded' AND i.expires_at <= clock_timestamp()
+              AND i.fence <= (SELECT s.fence FROM weft.swept s WHERE s.function = i.function)
+            LIMIT $3 FOR UPDATE OF i SKIP LOCKED))
+          AND state = 'succeeded' AND expires_at <= clock_timestamp()
+        RETURNING function
+    ), counted AS (
+        INSERT INTO weft.swept AS s (function, fence, deleted)
+        SELECT function, 0, count(*) FROM gone GROUP BY function ORDER BY function
+        ON CONFLICT (function) DO UPDATE SET deleted = s.deleted + excluded.deleted
+    )
+    SELECT count(*) FROM gone";
 
 impl Postgres {
     pub(super) async fn sweep_expired(&self, limit: u32) -> Result<u64, Error> {
@@ -58,9 +67,10 @@ impl Postgres {
                 let room = limit - deleted;
                 let delete = || {
                     let room = i64::try_from(room).unwrap_or(i64::MAX);
-                    sqlx::query(DELETE).bind(*page).bind(end).bind(room).execute(&self.general)
+                    sqlx::query_scalar(DELETE).bind(*page).bind(end).bind(room).fetch_one(&self.general)
                 };
-                let gone = retried!(delete()).map_err(&failed)?.rows_affected();
+                let gone: i64 = retried!(delete()).map_err(&failed)?;
+                let gone = gone.unsigned_abs();
                 deleted += gone;
                 more = gone == room;
             }

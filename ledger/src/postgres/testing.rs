@@ -17,7 +17,9 @@ impl Testable for Postgres {
     async fn advance(&self, by: Duration) -> Result<(), Error> {
         for statement in [
             "UPDATE weft.node SET lease_until = lease_until - $1 * interval '1 microsecond'",
-            "UPDATE weft.outbox SET due_at = due_at - $1 * interval '1 microsecond'",
+            "UPDATE weft.outbox SET
+                 due_at = due_at - $1 * interval '1 microsecond',
+                 failing_since = failing_since - $1 * interval '1 microsecond'",
             "UPDATE weft.invocation SET
                  due_at = due_at - $1 * interval '1 microsecond', expires_at = expires_at - $1 * interval '1 microsecond',
                  first_seen_at = first_seen_at - $1 * interval '1 microsecond',
@@ -39,7 +41,7 @@ impl Postgres {
             let failed = self.map("explain a statement");
             let mut connection = pool.acquire().await.map_err(&failed)?;
             // PREPARE, so that the generic plan is shown, which is what runs.
-            let holes = (1..=20).filter(|n| statement.contains(&format!("${n}"))).map(|_| "NULL").collect::<Vec<_>>();
+            let holes = (1..=30).filter(|n| statement.contains(&format!("${n}"))).map(|_| "NULL").collect::<Vec<_>>();
             let script = format!("PREPARE shown AS {statement}");
             sqlx::raw_sql(sqlx::AssertSqlSafe(script)).execute(&mut *connection).await.map_err(&failed)?;
             let explain = format!("EXPLAIN EXECUTE shown({})", holes.join(","));

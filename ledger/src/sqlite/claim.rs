@@ -7,12 +7,12 @@ use weft_schemas::{Attempt, Epoch, Fence, FunctionName};
 
 use super::{Sqlite, now};
 use crate::codec::{count, digest_matches, duration, state, timestamp};
-use crate::state::Facts;
+use crate::state::{Facts, VANISHED};
 use crate::verdict::{Standing, of_loser};
-use crate::{Claim, ClaimRequest, Error, Owner, Verdict};
+use crate::{Claim, ClaimRequest, Error, FailedAttempt, Owner, Verdict};
 
 /// The guards of the Postgres statement, for one key. ?6 is now, ?7 the fence of the retry, ?8 whether an earlier claim
-/// of this owner got no answer.
+/// of this owner got no answer, ?9 whether this node cancelled the attempt itself.
 const CLAIM: &str = "
     INSERT INTO invocation AS i
         (function, key, state, attempt, crashes, epoch, fence, owner, incarnation, digest, first_seen_at, updated_at)
@@ -22,9 +22,23 @@ const CLAIM: &str = "
         state = 'claimed',
         attempt = CASE
             WHEN i.state = 'succeeded' THEN 1
-            WHEN i.state = 'claimed' AND i.owner = ?3 AND i.incarnation = ?4 THEN i.attempt
+            WHEN i.state = 'claimed' AND i.owner = ?3 AND (i.incarnation = ?4 OR ?9) THEN i.attempt
             ELSE i.attempt + 1 END,
-        crashes = CASE WHEN i.state = 'succeeded' THEN 0 ELSE i.crashes END,
+        crashes = CASE
+            WHEN i.state = 'succeeded' THEN 0
+            WHEN i.state = 'waiting' THEN i.crashes
+            WHEN i.owner = ?3 AND (i.incarnation = ?4 OR ?9) THEN i.crashes
+            ELSE i.crashes + 1 END,
+        failures = CASE
+            WHEN i.state = 'succeeded' THEN NULL
+            WHEN i.state = 'waiting' THEN i.failures
+            WHEN i.owner = ?3 AND (i.incarnation = ?4 OR ?9) THEN i.failures
+            ELSE json_insert(
+                CASE WHEN json_array_length(i.failures) >= 32 THEN json_remove(i.failures, '$[0]')
+                     ELSE coalesce(i.failures, '[]') END,
+                '$[#]', json_object(
+                    'epoch', i.epoch, 'attempt', i.attempt, 'crashed', json('true'), 'kind', ?10, 'message', ?11,
+                    'ended_us', ?6, 'node', i.owner)) END,
         first_seen_at = CASE WHEN i.state = 'succeeded' THEN excluded.first_seen_at ELSE i.first_seen_at END,
         fence = i.fence + 1,
         owner = excluded.owner,
@@ -43,6 +57,13 @@ const CLAIM: &str = "
                                           FROM node n WHERE n.id = i.owner), false)
             ELSE false END)
     RETURNING fence, attempt, crashes, epoch, first_seen_at";
+
+/// SQLite does not tell an insert from an update, but within the write lock the rows of before can be asked for.
+const KNOWN: &str = "SELECT EXISTS (SELECT 1 FROM invocation WHERE function = ?1 AND key = ?2)";
+
+const COUNT: &str = "
+    INSERT INTO tally (function, node, accepted) VALUES (?1, ?2, ?3)
+    ON CONFLICT (function, node) DO UPDATE SET accepted = accepted + excluded.accepted";
 
 const LOOK: &str = "
     SELECT i.state, i.epoch, i.fence, i.digest, i.result,
@@ -69,9 +90,27 @@ impl Sqlite {
         let failed = self.map("claim invocations");
         let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
         let mut verdicts = Vec::with_capacity(requests.len());
+        let mut accepted = 0i64;
         for request in requests {
             let retake = asked.retake.contains(&request.key);
-            verdicts.push(self.claim_one(&mut transaction, owner, function, request, retake).await?);
+            let known: bool = sqlx::query_scalar(KNOWN)
+                .bind(function.as_str())
+                .bind(request.key.as_str())
+                .fetch_one(&mut *transaction)
+                .await
+                .map_err(&failed)?;
+            let verdict = self.claim_one(&mut transaction, owner, function, request, retake).await?;
+            accepted += i64::from(!known && matches!(verdict, Verdict::Run(_)));
+            verdicts.push(verdict);
+        }
+        if accepted > 0 {
+            sqlx::query(COUNT)
+                .bind(function.as_str())
+                .bind(owner.node.as_str())
+                .bind(accepted)
+                .execute(&mut *transaction)
+                .await
+                .map_err(&failed)?;
         }
         transaction.commit().await.map_err(&failed)?;
         asked.answered();
@@ -97,6 +136,9 @@ impl Sqlite {
             .bind(at)
             .bind(request.resume.map(|fence| fence.0))
             .bind(retake)
+            .bind(request.interrupted)
+            .bind(FailedAttempt::VANISHED)
+            .bind(VANISHED)
             .fetch_optional(&mut *connection)
             .await
             .map_err(&failed)?;

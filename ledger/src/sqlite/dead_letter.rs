@@ -1,134 +1,132 @@
-//! Burying what never became an invocation, listing the dead, and waking them.
+//! Listing the dead, one by one and in groups.
 
-use sqlx::{Connection, QueryBuilder, Row};
-use weft_schemas::{DeadLetter, DeadLetterId};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row};
 
-use super::{Sqlite, now, post};
-use crate::codec::{corrupt, decode, encode, limit, micros, timestamp};
-use crate::{DeadLetterQuery, DeadLetterRecord, Error, OutboxMessage, Redrive, Redriven};
+use super::Sqlite;
+use crate::codec::{corrupt, decode, function, key, limit, reason, timestamp};
+use crate::{DeadLetterGroup, DeadLetterQuery, DeadLetterRecord, Error};
 
-/// A letter that is new, or that comes back after a redrive, sends its copy; any other arrival is only counted.
-const BURY: &str = "
-    INSERT INTO dead_letter AS d (id, function, key, epoch, reason, buried_at, arrivals, copied, letter)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, 1, ?7)
-    ON CONFLICT (id) DO UPDATE SET
-        arrivals = d.arrivals + 1,
-        copied = CASE WHEN d.redriven_at IS NULL THEN d.copied ELSE d.arrivals + 1 END,
-        redriven_at = NULL, redriven_by = NULL
-    RETURNING copied = arrivals";
+/// Adds the conditions of a query.
+fn conditions(sql: &mut QueryBuilder<sqlx::Sqlite>, query: &DeadLetterQuery) {
+    sql.push(" WHERE true");
+    if !query.include_closed {
+        sql.push(" AND redriven_at IS NULL AND purged_at IS NULL");
+    }
+    if let Some(id) = &query.id {
+        sql.push(" AND id = ").push_bind(&id.0);
+    }
+    if let Some(function) = &query.function {
+        sql.push(" AND function = ").push_bind(function.as_str());
+    }
+    if let Some(key) = &query.key {
+        sql.push(" AND key = ").push_bind(key.as_str());
+    }
+    if let Some(reason) = query.reason {
+        sql.push(" AND reason = ").push_bind(reason.as_str());
+    }
+    if let Some(kind) = &query.error_kind {
+        sql.push(" AND error_kind = ").push_bind(kind);
+    }
+    if let Some(fingerprint) = &query.fingerprint {
+        sql.push(" AND fingerprint = ").push_bind(fingerprint);
+    }
+    if let Some(before) = query.before {
+        sql.push(" AND buried_at < ").push_bind(before.as_microsecond());
+    }
+    if let Some(since) = query.since {
+        sql.push(" AND buried_at >= ").push_bind(since.as_microsecond());
+    }
+}
 
 impl Sqlite {
-    pub(super) async fn bury_batch(&self, letters: &[(DeadLetter, OutboxMessage)]) -> Result<(), Error> {
-        if letters.is_empty() {
-            return Ok(());
-        }
-        let encoded = letters.iter().map(|(letter, copy)| Ok((encode(letter)?, encode(&copy.message)?)));
-        let encoded = encoded.collect::<Result<Vec<_>, Error>>()?;
-        let failed = self.map("bury messages");
-        let mut writer = self.file.writer().await;
-        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
-        for ((letter, copy), (letter_bytes, message_bytes)) in letters.iter().zip(encoded) {
-            let at = now();
-            let fresh: bool = sqlx::query_scalar(BURY)
-                .bind(&letter.id.0)
-                .bind(letter.function.as_str())
-                .bind(letter.key.as_ref().map(|key| key.as_str()))
-                .bind(i64::from(letter.epoch.0))
-                .bind(letter.reason.as_str())
-                .bind(at)
-                .bind(letter_bytes)
-                .fetch_one(&mut *transaction)
-                .await
-                .map_err(&failed)?;
-            if fresh {
-                post(&mut transaction, at, &[(copy, message_bytes)]).await.map_err(&failed)?;
-            }
-        }
-        transaction.commit().await.map_err(&failed)
-    }
-
     pub(super) async fn list_dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterRecord>, Error> {
         let failed = self.map("list dead letters");
         let mut sql = QueryBuilder::new(
-            "SELECT letter, arrivals, buried_at, redriven_at, redriven_by FROM dead_letter WHERE true",
+            "SELECT letter, arrivals, buried_at, fingerprint, redriven_at, redriven_by, redriven_as, purged_at, purged_by
+             FROM dead_letter",
         );
-        if !query.include_closed {
-            sql.push(" AND redriven_at IS NULL");
-        }
-        if let Some(id) = &query.id {
-            sql.push(" AND id = ").push_bind(&id.0);
-        }
-        if let Some(function) = &query.function {
-            sql.push(" AND function = ").push_bind(function.as_str());
-        }
-        if let Some(reason) = query.reason {
-            sql.push(" AND reason = ").push_bind(reason.as_str());
+        conditions(&mut sql, query);
+        if let Some((at, id)) = &query.after {
+            // The first half alone is what the index is searched by.
+            sql.push(" AND buried_at <= ").push_bind(at.as_microsecond());
+            sql.push(" AND (buried_at < ").push_bind(at.as_microsecond());
+            sql.push(" OR id > ").push_bind(&id.0).push(")");
         }
         sql.push(" ORDER BY buried_at DESC, id LIMIT ").push_bind(limit(query.limit));
         let rows = sql.build().fetch_all(&self.readers).await.map_err(&failed)?;
-        let mut records = Vec::with_capacity(rows.len());
-        for row in rows {
-            let letter: Vec<u8> = row.try_get("letter").map_err(&failed)?;
-            let arrivals: i64 = row.try_get("arrivals").map_err(&failed)?;
-            let redriven_at: Option<i64> = row.try_get("redriven_at").map_err(&failed)?;
-            records.push(DeadLetterRecord {
-                letter: decode("a dead letter", &letter)?,
-                arrivals: u64::try_from(arrivals).map_err(|_| corrupt("arrivals are negative"))?,
-                redriven_at: redriven_at.map(timestamp).transpose()?,
-                redriven_by: row.try_get("redriven_by").map_err(&failed)?,
-                buried_at: timestamp(row.try_get("buried_at").map_err(&failed)?)?,
-                fingerprint: String::new(),
-                redriven_as: None,
-                purged_at: None,
-                purged_by: None,
-            });
-        }
-        Ok(records)
+        rows.iter().map(|row| Stored::read(row).map_err(&failed)?.record()).collect()
     }
 
-    pub(super) async fn redrive_letter(&self, id: &DeadLetterId, redrive: &Redrive) -> Result<Redriven, Error> {
-        let Redrive { by, message, successor: _ } = redrive;
-        let encoded = encode(&message.message)?;
-        let failed = self.map("redrive a dead letter");
-        let mut writer = self.file.writer().await;
-        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
-        let at = now();
-        let letter: Option<(String, Option<String>, i64, String)> = sqlx::query_as(
-            "UPDATE dead_letter SET redriven_at = ?2, redriven_by = ?3 WHERE id = ?1 AND redriven_at IS NULL
-             RETURNING function, key, epoch, reason",
-        )
-        .bind(&id.0)
-        .bind(at)
-        .bind(by)
-        .fetch_optional(&mut *transaction)
-        .await
-        .map_err(&failed)?;
-        let Some((function, key, epoch, reason)) = letter else {
-            let known: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM dead_letter WHERE id = ?1)")
-                .bind(&id.0)
-                .fetch_one(&mut *transaction)
-                .await
-                .map_err(&failed)?;
-            return Ok(if known { Redriven::Already } else { Redriven::NotFound });
-        };
-        sqlx::query(
-            "UPDATE invocation SET
-                 state = 'waiting', epoch = epoch + 1, attempt = 0, crashes = 0,
-                 due_at = ?4, first_seen_at = ?5, updated_at = ?5
-             WHERE function = ?1 AND key = ?2 AND state = 'dead' AND epoch = ?3 AND ?6 <> 'mismatch'",
-        )
-        .bind(function)
-        .bind(key)
-        .bind(epoch)
-        .bind(at + micros(message.due_in))
-        .bind(at)
-        // A mismatch is about another payload under the key, not about the invocation that has the key.
-        .bind(reason)
-        .execute(&mut *transaction)
-        .await
-        .map_err(&failed)?;
-        post(&mut transaction, at, &[(message, encoded)]).await.map_err(&failed)?;
-        transaction.commit().await.map_err(&failed)?;
-        Ok(Redriven::Done)
+    pub(super) async fn group_dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterGroup>, Error> {
+        let failed = self.map("group dead letters");
+        let mut sql = QueryBuilder::new(
+            "SELECT g.*, (SELECT d.error_message FROM dead_letter d
+                          WHERE d.buried_at = g.last_at AND d.function = g.function AND d.reason = g.reason
+                            AND d.fingerprint = g.fingerprint ORDER BY d.id LIMIT 1) AS error_message
+             FROM (SELECT function, reason, error_kind, fingerprint, count(*) AS letters,
+                          min(buried_at) AS first_at, max(buried_at) AS last_at
+                   FROM dead_letter",
+        );
+        conditions(&mut sql, query);
+        sql.push(" GROUP BY function, reason, error_kind, fingerprint");
+        sql.push(" ORDER BY letters DESC, last_at DESC, fingerprint LIMIT ").push_bind(limit(query.limit));
+        sql.push(") AS g ORDER BY letters DESC, last_at DESC, fingerprint");
+        let rows = sql.build().fetch_all(&self.readers).await.map_err(&failed)?;
+        let mut groups = Vec::with_capacity(rows.len());
+        for row in rows {
+            let letters: i64 = row.try_get("letters").map_err(&failed)?;
+            let message: Option<String> = row.try_get("error_message").map_err(&failed)?;
+            let name: String = row.try_get("function").map_err(&failed)?;
+            let why: String = row.try_get("reason").map_err(&failed)?;
+            groups.push(DeadLetterGroup {
+                function: function(&name)?,
+                reason: reason(&why)?,
+                error_kind: row.try_get("error_kind").map_err(&failed)?,
+                fingerprint: row.try_get("fingerprint").map_err(&failed)?,
+                error_message: message.unwrap_or_default(),
+                count: u64::try_from(letters).map_err(|_| corrupt("a count is negative"))?,
+                first_at: timestamp(row.try_get("first_at").map_err(&failed)?)?,
+                last_at: timestamp(row.try_get("last_at").map_err(&failed)?)?,
+            });
+        }
+        Ok(groups)
+    }
+}
+
+/// A row as stored.
+struct Stored {
+    letter: Vec<u8>,
+    arrivals: i64,
+    buried_at: i64,
+    fingerprint: String,
+    redriven: (Option<i64>, Option<String>, Option<String>),
+    purged: (Option<i64>, Option<String>),
+}
+
+impl Stored {
+    fn read(row: &SqliteRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            letter: row.try_get("letter")?,
+            arrivals: row.try_get("arrivals")?,
+            buried_at: row.try_get("buried_at")?,
+            fingerprint: row.try_get("fingerprint")?,
+            redriven: (row.try_get("redriven_at")?, row.try_get("redriven_by")?, row.try_get("redriven_as")?),
+            purged: (row.try_get("purged_at")?, row.try_get("purged_by")?),
+        })
+    }
+
+    fn record(self) -> Result<DeadLetterRecord, Error> {
+        Ok(DeadLetterRecord {
+            letter: decode("a dead letter", &self.letter)?,
+            arrivals: u64::try_from(self.arrivals).map_err(|_| corrupt("arrivals are negative"))?,
+            buried_at: timestamp(self.buried_at)?,
+            fingerprint: self.fingerprint,
+            redriven_at: self.redriven.0.map(timestamp).transpose()?,
+            redriven_by: self.redriven.1,
+            redriven_as: self.redriven.2.as_deref().map(key).transpose()?,
+            purged_at: self.purged.0.map(timestamp).transpose()?,
+            purged_by: self.purged.1,
+        })
     }
 }

@@ -5,7 +5,7 @@ use sqlx::{QueryBuilder, Row};
 use weft_schemas::{Attempt, Epoch, Fence, FunctionName};
 
 use super::Sqlite;
-use crate::codec::{corrupt, count, error_info, function, key, limit, state, timestamp};
+use crate::codec::{corrupt, count, error_info, failures, function, key, limit, state, timestamp};
 use crate::{Error, InvocationQuery, InvocationRecord, State};
 
 impl Sqlite {
@@ -13,7 +13,7 @@ impl Sqlite {
         let failed = self.map("list invocations");
         let mut sql = QueryBuilder::new(
             "SELECT function, key, state, attempt, crashes, fence, epoch, owner, incarnation, error_kind,
-                    error_message, result, first_seen_at, updated_at, due_at, expires_at
+                    error_message, result, first_seen_at, updated_at, due_at, expires_at, failures
              FROM invocation WHERE true",
         );
         if let Some(function) = &query.function {
@@ -57,6 +57,7 @@ struct Stored {
     owner: (Option<String>, Option<i64>),
     error: (Option<String>, Option<String>),
     result: Option<Vec<u8>>,
+    failures: Option<String>,
     times: (i64, i64, Option<i64>, Option<i64>),
 }
 
@@ -68,6 +69,7 @@ fn read(row: &SqliteRow) -> sqlx::Result<Stored> {
         owner: (row.try_get("owner")?, row.try_get("incarnation")?),
         error: (row.try_get("error_kind")?, row.try_get("error_message")?),
         result: row.try_get("result")?,
+        failures: row.try_get("failures")?,
         times: (
             row.try_get("first_seen_at")?,
             row.try_get("updated_at")?,
@@ -97,7 +99,7 @@ impl Stored {
             updated_at: timestamp(self.times.1)?,
             due_at: self.times.2.map(timestamp).transpose()?,
             expires_at: self.times.3.map(timestamp).transpose()?,
-            failures: Vec::new(),
+            failures: failures(self.failures.as_deref())?,
         })
     }
 }

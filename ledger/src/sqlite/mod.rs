@@ -3,6 +3,8 @@
 //! Times are this machine's clock, which every process with the file shares. Writers are serial in SQLite: within this
 //! process they queue in order on a mutex, and across processes they wait for each other up to the busy time-out.
 
+mod audit;
+mod bury;
 mod claim;
 mod closed;
 mod connect;
@@ -11,6 +13,7 @@ mod inspect;
 mod migrate;
 mod node;
 mod outbox;
+mod redrive;
 mod settle;
 mod sweep;
 #[cfg(feature = "conformance")]
@@ -29,8 +32,8 @@ use weft_schemas::{DeadLetter, DeadLetterId, FunctionName, NodeName};
 
 use crate::verdict::Doubts;
 use crate::{
-    ClaimRequest, ClosedSince, DeadLetterQuery, DeadLetterRecord, DueBatch, Error, InvocationQuery, InvocationRecord,
-    Ledger, NodeSession, OutboxMessage, Owner, Redrive, Redriven, Settle, Settled, State, Verdict,
+    Audit, ClaimRequest, ClosedSince, DeadLetterGroup, DeadLetterQuery, DeadLetterRecord, DueBatch, Error, InvocationQuery,
+    InvocationRecord, Ledger, NodeSession, OutboxMessage, Owner, Redrive, Redriven, Settle, Settled, State, Verdict,
 };
 
 pub(crate) use connect::{BUSY, File, map, now, options, path_of};
@@ -108,6 +111,10 @@ impl Ledger for Sqlite {
         self.list_dead_letters(query).await
     }
 
+    async fn dead_letter_groups(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterGroup>, Error> {
+        self.group_dead_letters(query).await
+    }
+
     async fn redrive(&self, id: &DeadLetterId, redrive: &Redrive) -> Result<Redriven, Error> {
         self.redrive_letter(id, redrive).await
     }
@@ -118,6 +125,18 @@ impl Ledger for Sqlite {
 
     async fn closed_letters(&self, ids: &[DeadLetterId]) -> Result<Vec<DeadLetterId>, Error> {
         self.which_are_closed(ids).await
+    }
+
+    async fn purge(&self, ids: &[DeadLetterId], by: &str) -> Result<u64, Error> {
+        self.purge_letters(ids, by).await
+    }
+
+    async fn post(&self, messages: &[OutboxMessage]) -> Result<(), Error> {
+        self.post_messages(messages).await
+    }
+
+    async fn audit(&self, limit: u32) -> Result<Audit, Error> {
+        self.audit_tables(limit).await
     }
 
     async fn sweep(&self, limit: u32) -> Result<u64, Error> {

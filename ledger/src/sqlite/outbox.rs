@@ -7,9 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::{Connection, Row};
 
-use super::{File, Sqlite, now};
-use crate::codec::{count, decode, duration, micros};
-use crate::{Due, DueBatch, Error, OutboxId, OutboxKind};
+use super::{File, Sqlite, now, post};
+use crate::codec::{count, decode, duration, encode, micros};
+use crate::letter::text;
+use crate::{Due, DueBatch, Error, OutboxId, OutboxKind, OutboxMessage};
 
 /// Rows that this process is publishing.
 struct Taken {
@@ -68,6 +69,19 @@ impl Sqlite {
         Ok(Box::new(Batch { rows, file: Arc::clone(&self.file), taken }))
     }
 
+    pub(super) async fn post_messages(&self, messages: &[OutboxMessage]) -> Result<(), Error> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let encoded = messages.iter().map(|message| Ok((message, encode(&message.message)?)));
+        let encoded = encoded.collect::<Result<Vec<_>, Error>>()?;
+        let failed = self.map("post messages");
+        let mut writer = self.file.writer().await;
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+        post(&mut transaction, now(), None, &encoded).await.map_err(&failed)?;
+        transaction.commit().await.map_err(&failed)
+    }
+
     pub(super) async fn wait_until_due(&self) -> Result<Option<Duration>, Error> {
         // Rows that are being published are skipped: answering "now" for them would make the relay ask again and again.
         let already = i64::try_from(self.taken.lock().unwrap_or_else(PoisonError::into_inner).len()).unwrap_or(0);
@@ -108,13 +122,17 @@ impl DueBatch for Batch {
                 .map_err(&refused)?;
         }
         for (id, wait, reason) in failed {
-            sqlx::query("UPDATE outbox SET tries = tries + 1, last_error = ?2, due_at = ?3 WHERE id = ?1")
-                .bind(id.0)
-                .bind(reason)
-                .bind(now() + micros(*wait))
-                .execute(&mut *transaction)
-                .await
-                .map_err(&refused)?;
+            sqlx::query(
+                "UPDATE outbox SET tries = tries + 1, last_error = ?2, due_at = ?3,
+                     failing_since = coalesce(failing_since, due_at)
+                 WHERE id = ?1",
+            )
+            .bind(id.0)
+            .bind(text(reason))
+            .bind(now() + micros(*wait))
+            .execute(&mut *transaction)
+            .await
+            .map_err(&refused)?;
         }
         transaction.commit().await.map_err(&refused)?;
         drop(taken);

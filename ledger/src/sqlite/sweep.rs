@@ -27,8 +27,8 @@ impl Sqlite {
         for row in &picked {
             // A key that comes back starts above the fence that goes with its row.
             sqlx::query(
-                "INSERT INTO swept (function, fence) SELECT function, fence FROM invocation WHERE rowid = ?1
-                 ON CONFLICT (function) DO UPDATE SET fence = max(fence, excluded.fence)",
+                "INSERT INTO swept (function, fence, deleted) SELECT function, fence, 1 FROM invocation WHERE rowid = ?1
+                 ON CONFLICT (function) DO UPDATE SET fence = max(fence, excluded.fence), deleted = deleted + 1",
             )
             .bind(row)
             .execute(&mut *transaction)

@@ -36,7 +36,8 @@ impl World {
     }
 
     async fn verdict(&self, key: &str) -> Verdict {
-        let request = ClaimRequest { key: key.parse().unwrap(), digest: Digest::of(&[]), resume: None };
+        let request =
+            ClaimRequest { key: key.parse().unwrap(), digest: Digest::of(&[]), resume: None, interrupted: false };
         self.ledger.claim(self.session.owner(), &function(), &[request]).await.unwrap().remove(0)
     }
 

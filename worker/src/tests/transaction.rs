@@ -39,7 +39,8 @@ impl World {
     }
 
     async fn verdict(&self, key: &str) -> Verdict {
-        let request = ClaimRequest { key: Key::new(key).unwrap(), digest: Digest::of(&[]), resume: None };
+        let request =
+            ClaimRequest { key: Key::new(key).unwrap(), digest: Digest::of(&[]), resume: None, interrupted: false };
         self.ledger.claim(self.session.owner(), &self.function(), &[request]).await.unwrap().remove(0)
     }
 

@@ -496,7 +496,12 @@ impl World {
             self.queue.push_back((message, true));
             return;
         };
-        let request = ClaimRequest { key: admitted.key.clone(), digest: admitted.digest, resume: admitted.resume };
+        let request = ClaimRequest {
+            key: admitted.key.clone(),
+            digest: admitted.digest,
+            resume: admitted.resume,
+            interrupted: false,
+        };
         let incarnation = self.books.rival.incarnation;
         match self.books.claim(Who::Rival, incarnation, &request, false) {
             Verdict::Run(claim) => self.rival.push((admitted.key, claim.fence, message)),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use weft_ledger::{ClosedSince, DueBatch, Error, Settled};
+use weft_ledger::{Audit, ClosedSince, DeadLetterGroup, DueBatch, Error, Settled};
 use weft_schemas::{DeadLetter, DeadLetterId};
 
 use super::*;
@@ -109,6 +109,18 @@ impl Ledger for Flaky {
     }
     async fn redrive(&self, id: &DeadLetterId, redrive: &Redrive) -> Result<Redriven, Error> {
         self.inner.redrive(id, redrive).await
+    }
+    async fn dead_letter_groups(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterGroup>, Error> {
+        self.inner.dead_letter_groups(query).await
+    }
+    async fn purge(&self, ids: &[DeadLetterId], by: &str) -> Result<u64, Error> {
+        self.inner.purge(ids, by).await
+    }
+    async fn post(&self, messages: &[OutboxMessage]) -> Result<(), Error> {
+        self.inner.post(messages).await
+    }
+    async fn audit(&self, limit: u32) -> Result<Audit, Error> {
+        self.inner.audit(limit).await
     }
     async fn closed_since(&self, since: Timestamp) -> Result<ClosedSince, Error> {
         self.may("closed_since", self.inner.closed_since(since)).await

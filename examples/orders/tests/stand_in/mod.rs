@@ -181,7 +181,7 @@ impl StandIn {
             Err(reason) => return self.bury(function, reason, message).await,
         };
         let resume = requeue::resume_fence(&message);
-        let request = ClaimRequest { key: key.clone(), digest: event.digest(), resume };
+        let request = ClaimRequest { key: key.clone(), digest: event.digest(), resume, interrupted: false };
         let verdicts = self.ledger.claim(self.node.owner(), &function.name, &[request]).await.unwrap();
         match verdicts.into_iter().next().unwrap() {
             Verdict::Run(claim) => self.attempt(function, message, event, key, claim).await,
