@@ -228,7 +228,8 @@ pub async fn a_claim_whose_answer_was_lost_is_taken_back(subject: &Subject) {
         };
         if answered.is_none() {
             let again = subject.run(&*session, &key, "x").await;
-            assert_eq!(again.attempt, Attempt(1), "no attempt was started for the lost claim");
+            assert_eq!((again.attempt, again.crashes), (Attempt(1), 0), "no attempt was started for the lost claim");
+            assert_eq!(subject.record(&key).await.unwrap().failures, []);
             assert!(matches!(subject.claim(&*session, &key, "x").await, Verdict::Busy { .. }));
         }
     }

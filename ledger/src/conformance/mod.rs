@@ -4,9 +4,12 @@
 //! panics where a claim does not hold.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+pub mod audits;
 pub mod claims;
 pub mod dead;
+pub mod history;
 pub mod joins;
+pub mod letters;
 pub mod nodes;
 pub mod outbox;
 pub mod settles;
@@ -213,7 +216,7 @@ macro_rules! conformance_tests {
                 a_release_costs_no_attempt, the_same_owner_cannot_settle_with_its_older_fence,
                 nothing_late_touches_a_successors_success, a_crash_is_counted, a_thousand_settle_at_once,
                 racing_settles_of_one_claim_have_one_winner;
-            outbox: due_messages_come_oldest_first_and_whole, messages_not_due_stay,
+            outbox: due_messages_come_oldest_first_and_whole, messages_not_due_stay, posted_messages_leave_when_due,
                 two_relays_never_hold_the_same_message, a_dropped_batch_gives_its_messages_back,
                 a_failed_publish_is_counted_and_put_off, the_next_due_time_is_known;
             dead: burying_twice_counts_and_sends_one_copy, one_batch_may_bury_the_same_letter_twice,
@@ -221,7 +224,21 @@ macro_rules! conformance_tests {
                 an_unknown_letter_is_not_found, a_refused_message_is_redriven_by_the_outbox_alone,
                 a_redriven_mismatch_leaves_the_dead_invocation_of_its_key_dead,
                 letters_are_listed_by_filter_and_kept_whole;
-            tables: the_sweep_is_bounded_and_takes_expired_successes_only;
+            letters: every_filter_of_letters_selects, letters_are_paged_without_loss_or_repetition,
+                letters_are_grouped_by_what_they_died_of,
+                an_edited_redrive_leaves_the_dead_invocation_dead_and_links_its_successor,
+                a_redriven_invocation_is_due_whatever_its_message_waits_for,
+                a_purge_throws_the_message_away_and_says_who_did_it,
+                a_purged_letter_that_is_buried_again_opens_with_its_message;
+            history: failed_attempts_are_remembered_over_all_epochs, only_the_latest_failed_attempts_are_kept,
+                an_attempt_that_vanished_is_a_crash_and_is_remembered,
+                an_interrupted_attempt_costs_nothing_and_the_fence_grows,
+                a_letter_of_an_attempt_that_was_never_started_counts_none, an_error_with_any_text_is_settled;
+            audits: the_books_of_a_system_at_work_balance, each_accepted_invocation_is_counted_once,
+                a_row_deleted_or_made_by_hand_is_a_difference, the_dead_and_their_letters_belong_together,
+                a_retry_whose_invocation_is_gone_is_a_difference, what_should_have_left_long_ago_is_a_difference;
+            tables: the_sweep_is_bounded_and_takes_expired_successes_only,
+                rows_of_the_first_version_are_read_out_by_the_second;
             joins: effects_events_and_settle_commit_together, a_stale_settle_rolls_back_its_effects,
                 a_stale_attempt_cannot_begin, a_dropped_transaction_leaves_nothing, values_and_rows_are_portable,
                 a_refused_statement_says_why, a_script_is_all_or_nothing;

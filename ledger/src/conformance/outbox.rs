@@ -89,3 +89,13 @@ pub async fn the_next_due_time_is_known(subject: &Subject) {
     subject.ledger.advance(HOUR).await.unwrap();
     assert_eq!(subject.ledger.next_due().await.unwrap(), Some(Duration::ZERO));
 }
+
+pub async fn posted_messages_leave_when_due(subject: &Subject) {
+    subject.ledger.post(&[]).await.unwrap();
+    let reply = |text: &str, due_in| outgoing(OutboxKind::Reply, text, due_in);
+    subject.ledger.post(&[reply("later", HOUR), reply("1", Duration::ZERO), reply("2", Duration::ZERO)]).await.unwrap();
+    let sent = |texts: &[&str]| texts.iter().map(|text| (OutboxKind::Reply, (*text).to_owned())).collect::<Vec<_>>();
+    assert_eq!(subject.drain().await, sent(&["1", "2"]));
+    subject.ledger.advance(HOUR).await.unwrap();
+    assert_eq!(subject.drain().await, sent(&["later"]));
+}

@@ -1,7 +1,8 @@
 //! The tables themselves: versions, listing, retention.
 
 use super::*;
-use crate::State;
+use crate::codec::encode;
+use crate::{DeadLetterQuery, Difference, State};
 
 pub async fn migrating_again_changes_nothing(subject: &Subject) {
     let session = subject.enter("a").await;
@@ -102,4 +103,78 @@ pub async fn the_sweep_is_bounded_and_takes_expired_successes_only(subject: &Sub
     {
         assert_eq!(subject.record(key).await.map(|record| record.state), Some(state), "{key}");
     }
+}
+
+/// A ledger with the tables of version 1 alone.
+async fn first_version(subject: &Subject) -> (String, Joiner) {
+    let (url, script) = if subject.url.starts_with("sqlite:") {
+        let script = concat!(include_str!("../../migrations/sqlite/0001_ledger.sql"), "PRAGMA user_version = 1;");
+        (format!("{}.first", subject.url), script.to_owned())
+    } else {
+        let begin = "DROP SCHEMA weft CASCADE; CREATE SCHEMA weft;
+                     CREATE TABLE weft.migration (version bigint PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now());
+                     INSERT INTO weft.migration (version) VALUES (1);";
+        (subject.url.clone(), format!("{begin}{}", include_str!("../../migrations/postgres/0001_ledger.sql")))
+    };
+    let joiner = Joiner::connect(&url).unwrap();
+    joiner.run_script(&script).await.unwrap();
+    (url, joiner)
+}
+
+pub async fn rows_of_the_first_version_are_read_out_by_the_second(subject: &Subject) {
+    let (url, joiner) = first_version(subject).await;
+    let (schema, time) = if url.starts_with("sqlite:") { ("", "1700000000000000") } else { ("weft.", "now()") };
+    let claim = Claim {
+        fence: Fence(1),
+        attempt: Attempt(2),
+        crashes: 0,
+        epoch: weft_schemas::Epoch(0),
+        first_seen_at: jiff::Timestamp::UNIX_EPOCH,
+    };
+    let (died, never) = (letter("dead", &claim, Reason::Exhausted), refused("a"));
+    for (key, state) in [("dead", "dead"), ("claimed", "claimed")] {
+        let sql = format!(
+            "INSERT INTO {schema}invocation
+                 (function, key, state, attempt, crashes, epoch, fence, digest, first_seen_at, updated_at)
+             VALUES ('create-order', $1, $2, 1, 0, 0, 1, $3, {time}, {time})"
+        );
+        joiner.execute(&sql, &[key.into(), state.into(), Bytes::from_static(b"x").into()]).await.unwrap();
+    }
+    let unreadable = Bytes::from_static(b"\xc1");
+    let letters = [
+        (died.id.0.as_str(), Some("dead"), Bytes::from(encode(&died).unwrap())),
+        (never.id.0.as_str(), None, Bytes::from(encode(&never).unwrap())),
+        ("unreadable", None, unreadable.clone()),
+    ];
+    for (id, key, stored) in letters {
+        let sql = format!(
+            "INSERT INTO {schema}dead_letter (id, function, key, epoch, reason, buried_at, arrivals, copied, letter)
+             VALUES ($1, 'create-order', $2, 0, 'exhausted', {time}, 1, 1, $3)"
+        );
+        let key = key.map_or(crate::Value::Null, crate::Value::from);
+        joiner.execute(&sql, &[id.into(), key, stored.into()]).await.unwrap();
+    }
+    let copy = Bytes::from(encode(&died.to_message("weft")).unwrap());
+    for (kind, stored) in [("dead_letter", copy), ("emit", unreadable)] {
+        let sql = format!("INSERT INTO {schema}outbox (due_at, kind, message) VALUES ({time}, $1, $2)");
+        joiner.execute(&sql, &[kind.into(), stored.into()]).await.unwrap();
+    }
+
+    let upgraded = Subject::open(&url).await;
+    upgraded.ledger.check().await.unwrap();
+    upgraded.joiner().execute(&format!("DELETE FROM {schema}dead_letter WHERE id = 'unreadable'"), &[]).await.unwrap();
+    let found = upgraded.ledger.dead_letters(&DeadLetterQuery::default()).await.unwrap();
+    assert_eq!(found.len(), 2);
+    assert!(found.iter().all(|record| record.fingerprint == failure().fingerprint()), "{found:#?}");
+    let error_kind = Some(failure().kind);
+    let by_kind = upgraded.ledger.dead_letters(&DeadLetterQuery { error_kind, ..Default::default() }).await.unwrap();
+    assert_eq!(by_kind.len(), 2);
+    assert_eq!(upgraded.record("dead").await.unwrap().failures, []);
+
+    // The letter of the one that died is known for its own, and what was there is what was accepted.
+    let audit = upgraded.ledger.audit(0).await.unwrap();
+    let odd: Vec<_> = audit.differences.iter().filter(|odd| !matches!(odd, Difference::Overdue { .. })).collect();
+    assert!(odd.is_empty(), "{odd:?}");
+    assert_eq!((audit.functions[0].accepted, audit.functions[0].outbox_copies), (2, 1));
+    assert_eq!(audit.functions[0].open_letters, 2);
 }

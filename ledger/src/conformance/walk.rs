@@ -4,7 +4,7 @@ use weft_schemas::Epoch;
 
 use super::*;
 use crate::State;
-use crate::state::{Event, Facts, Illegal, next};
+use crate::state::{Before, Event, Facts, Illegal, Toll, next, toll};
 use crate::{Redrive, Redriven, state};
 
 /// Where an invocation can stand, with what depends on time and leases spelt out.
@@ -33,7 +33,7 @@ const STANDS: [Stand; 8] = [
 
 #[derive(Debug, Clone, Copy)]
 enum Act {
-    Claim { same_payload: bool, resumes: bool },
+    Claim { same_payload: bool, resumes: bool, interrupted: bool },
     Succeed { current: bool },
     Park { current: bool },
     Bury { current: bool },
@@ -45,8 +45,8 @@ enum Act {
 fn acts() -> Vec<Act> {
     let mut acts = vec![Act::Redrive, Act::Sweep];
     for fact in [false, true] {
-        for resumes in [false, true] {
-            acts.push(Act::Claim { same_payload: fact, resumes });
+        for (resumes, interrupted) in [(false, false), (false, true), (true, false), (true, true)] {
+            acts.push(Act::Claim { same_payload: fact, resumes, interrupted });
         }
         let current = fact;
         acts.extend([Act::Succeed { current }, Act::Park { current }, Act::Bury { current }, Act::Release { current }]);
@@ -65,10 +65,21 @@ impl Stand {
         }
     }
 
+    /// What a granted claim finds here. The lapsed claim is one of the same node.
+    fn before(self, interrupted: bool) -> Before {
+        match self {
+            Self::Absent | Self::SucceededExpired => Before::Nothing,
+            Self::WaitingEarly | Self::WaitingDue => Before::Parked,
+            Self::ClaimedLapsed if interrupted => Before::Interrupted,
+            Self::ClaimedLapsed => Before::Vanished,
+            Self::ClaimedLive | Self::SucceededKept | Self::Dead => panic!("no claim is granted here: {self:?}"),
+        }
+    }
+
     fn event(self, act: Act) -> Event {
         let expired = self == Self::SucceededExpired;
         match act {
-            Act::Claim { same_payload, resumes } => Event::Claim(Facts {
+            Act::Claim { same_payload, resumes, interrupted: _ } => Event::Claim(Facts {
                 same_payload,
                 owner_live: self == Self::ClaimedLive,
                 due: self == Self::WaitingDue || resumes,
@@ -93,14 +104,30 @@ pub async fn every_event_in_every_state_does_what_the_function_says(subject: &Su
             let case = format!("{stand:?} {act:?}");
             let claim = arrange(subject, &mut session, stand, &key).await;
             let expected = next(stand.state(), stand.event(act));
+            let earlier = subject.record(&key).await;
             let answer = perform(subject, &*session, act, &key, claim).await;
             assert_eq!(answer, expected.map(drop), "{case}");
-            let after = subject.record(&key).await.map(|record| record.state);
-            assert_eq!(after, expected.unwrap_or(stand.state()), "{case}");
+            let after = subject.record(&key).await;
+            let state = after.as_ref().map(|record| record.state);
+            assert_eq!(state, expected.unwrap_or(stand.state()), "{case}");
+            if let (Act::Claim { interrupted, .. }, Ok(_), Some(after)) = (act, expected, after) {
+                assert_eq!(counts(&after), charged(earlier.as_ref(), toll(stand.before(interrupted))), "{case}");
+            }
             walked += 1;
         }
     }
-    assert_eq!(walked, 8 * 14);
+    assert_eq!(walked, 8 * 18);
+}
+
+/// Attempt, crashes and how many failed attempts are remembered.
+fn counts(record: &InvocationRecord) -> (u32, u32, usize) {
+    (record.attempt.0, record.crashes, record.failures.len())
+}
+
+/// What the counts are after a granted claim.
+fn charged(earlier: Option<&InvocationRecord>, toll: Toll) -> (u32, u32, usize) {
+    let (attempt, crashes, failures) = earlier.filter(|_| !toll.anew).map_or((0, 0, 0), counts);
+    (attempt + u32::from(toll.attempt), crashes + u32::from(toll.crash), failures + usize::from(toll.crash))
 }
 
 /// Brings a key to where it is to stand; the claim is the last that was granted, if any.
@@ -146,9 +173,9 @@ async fn perform(
     let placeholder =
         Claim { fence, attempt: Attempt(1), crashes: 0, epoch: Epoch(0), first_seen_at: jiff::Timestamp::UNIX_EPOCH };
     match act {
-        Act::Claim { same_payload, resumes } => {
+        Act::Claim { same_payload, resumes, interrupted } => {
             let data = if same_payload { "x" } else { "y" };
-            let request = ClaimRequest { resume: resumes.then_some(fence), ..request(key, data) };
+            let request = ClaimRequest { resume: resumes.then_some(fence), interrupted, ..request(key, data) };
             match subject.claim_all(session, &[request]).await.remove(0) {
                 Verdict::Run(_) => Ok(()),
                 Verdict::Replay { .. } => Err(Illegal::Replay),

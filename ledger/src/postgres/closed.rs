@@ -15,7 +15,9 @@ const SINCE: &str = "
         SELECT DISTINCT function FROM weft.dead_letter WHERE redriven_at >= $1 OR purged_at >= $1 ORDER BY function
     ) AS functions";
 
-const CLOSED: &str = "SELECT id FROM weft.dead_letter WHERE id = ANY ($1::text[]) AND (redriven_at IS NOT NULL OR purged_at IS NOT NULL)";
+const CLOSED: &str = "
+    SELECT id FROM weft.dead_letter
+    WHERE id = ANY ($1::text[]) AND (redriven_at IS NOT NULL OR purged_at IS NOT NULL)";
 
 impl Postgres {
     pub(super) async fn functions_closed_since(&self, since: Timestamp) -> Result<ClosedSince, Error> {

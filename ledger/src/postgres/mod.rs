@@ -33,8 +33,9 @@ use weft_schemas::{DeadLetter, DeadLetterId, FunctionName, NodeName};
 
 use crate::verdict::Doubts;
 use crate::{
-    Audit, ClaimRequest, ClosedSince, DeadLetterGroup, DeadLetterQuery, DeadLetterRecord, DueBatch, Error, InvocationQuery,
-    InvocationRecord, Ledger, NodeSession, OutboxMessage, Owner, Redrive, Redriven, Settle, Settled, State, Verdict,
+    Audit, ClaimRequest, ClosedSince, DeadLetterGroup, DeadLetterQuery, DeadLetterRecord, DueBatch, Error,
+    InvocationQuery, InvocationRecord, Ledger, NodeSession, OutboxMessage, Owner, Redrive, Redriven, Settle, Settled,
+    State, Verdict,
 };
 
 pub(crate) use connect::{options, pool, preflight, redacted};

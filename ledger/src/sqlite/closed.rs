@@ -8,7 +8,8 @@ use super::{Sqlite, now};
 use crate::codec::{corrupt, timestamp};
 use crate::{ClosedSince, Error};
 
-const SINCE: &str = "SELECT DISTINCT function FROM dead_letter WHERE redriven_at >= ?1 OR purged_at >= ?1 ORDER BY function";
+const SINCE: &str =
+    "SELECT DISTINCT function FROM dead_letter WHERE redriven_at >= ?1 OR purged_at >= ?1 ORDER BY function";
 
 impl Sqlite {
     pub(super) async fn functions_closed_since(&self, since: Timestamp) -> Result<ClosedSince, Error> {
@@ -28,7 +29,9 @@ impl Sqlite {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let mut sql = QueryBuilder::new("SELECT id FROM dead_letter WHERE (redriven_at IS NOT NULL OR purged_at IS NOT NULL) AND id IN (");
+        let mut sql = QueryBuilder::new(
+            "SELECT id FROM dead_letter WHERE (redriven_at IS NOT NULL OR purged_at IS NOT NULL) AND id IN (",
+        );
         let mut list = sql.separated(", ");
         for id in ids {
             list.push_bind(&id.0);
