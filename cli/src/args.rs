@@ -1,5 +1,7 @@
 //! The command line.
 
+mod dlq;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,10 +9,12 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use weft_schemas::{FunctionName, Key, NodeName};
 
+pub use dlq::{DeadLetterFilter, Dlq, DlqGroups, DlqLs, DlqPurge, DlqRedrive, DlqShow, Rate};
+
 /// Serverless functions on events, on machines you own: from RabbitMQ, with effects that happen once.
 ///
 /// Exit statuses: 0 done, 1 failed, 2 usage, 3 bad input file, 4 service unreachable, 5 credentials refused,
-/// 6 a check said no, 7 not found, 8 port or name taken, 9 worker program at fault, 130 stopped by a second signal.
+/// 6 a check said no, 7 not found, 8 port or name taken, 9 worker program at fault, 130 stopped before the work was done.
 #[derive(Debug, Parser)]
 #[command(name = "weft", version, max_term_width = 110)]
 pub struct Weft {
@@ -53,7 +57,7 @@ pub enum Command {
     Functions(Functions),
     /// List, show or follow invocations
     Invocations(Invocations),
-    /// List, show or redrive dead letters
+    /// List, group, show, redrive or purge dead letters
     #[command(subcommand)]
     Dlq(Dlq),
     /// Create or upgrade the ledger's tables
@@ -231,72 +235,6 @@ pub enum InvocationState {
     Dead,
 }
 
-#[derive(Debug, Subcommand)]
-pub enum Dlq {
-    /// List dead letters, newest first
-    Ls(DlqLs),
-    /// Show one dead letter: why it died and what it held
-    Show(DlqShow),
-    /// Run dead letters again, with attempts from zero and the same key
-    Redrive(DlqRedrive),
-}
-
-#[derive(Debug, Args)]
-pub struct DlqLs {
-    /// Only this function
-    #[arg(long)]
-    pub function: Option<FunctionName>,
-    /// Such as `terminal`, `exhausted`, `schema`
-    #[arg(long, value_parser = reason)]
-    pub reason: Option<weft_schemas::Reason>,
-    /// Also those that were redriven
-    #[arg(long)]
-    pub all: bool,
-    /// At most this many, newest first
-    #[arg(long, short = 'n', default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub limit: u32,
-    /// JSON instead of text
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub services: Services,
-}
-
-#[derive(Debug, Args)]
-pub struct DlqShow {
-    /// Its id, as `weft dlq ls` shows it
-    pub id: String,
-    /// JSON instead of text
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub services: Services,
-}
-
-#[derive(Debug, Args)]
-pub struct DlqRedrive {
-    /// Ids of dead letters, as `weft dlq ls` shows them
-    #[arg(required_unless_present_any = ["all", "function", "reason"])]
-    pub ids: Vec<String>,
-    /// Everything that is not redriven yet
-    #[arg(long, conflicts_with = "ids")]
-    pub all: bool,
-    /// Only this function
-    #[arg(long, conflicts_with = "ids")]
-    pub function: Option<FunctionName>,
-    /// Such as `terminal`, `exhausted`, `schema`
-    #[arg(long, value_parser = reason, conflicts_with = "ids")]
-    pub reason: Option<weft_schemas::Reason>,
-    /// Say what would be done, and do nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// JSON instead of text
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub services: Services,
-}
-
 #[derive(Debug, Args)]
 pub struct Migrate {
     /// JSON instead of text
@@ -335,13 +273,6 @@ pub enum SchemaName {
 pub struct Completions {
     /// Which shell
     pub shell: clap_complete::Shell,
-}
-
-fn reason(text: &str) -> Result<weft_schemas::Reason, String> {
-    weft_schemas::Reason::parse(text).ok_or_else(|| {
-        let known: Vec<_> = weft_schemas::Reason::ALL.iter().map(|reason| reason.as_str()).collect();
-        format!("write one of {}", known.join(", "))
-    })
 }
 
 /// Reads durations such as `500ms`, `15s`, `2m`, within bounds in seconds.

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde::Serialize;
 use weft_process::report::{Code, Report};
@@ -29,25 +30,90 @@ pub fn json(value: &impl Serialize) -> Result<(), Report> {
 
 /// Prints a line. A closed pipe (`| head`) is no error of ours.
 pub fn line(text: &str) -> Result<(), Report> {
-    match writeln!(std::io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Report::new(Code::Unexpected, format!("failed to write to standard output: {error}")))
-        }
-        _ => Ok(()),
+    piece(&format!("{text}\n")).map(|_| ())
+}
+
+/// Prints a text as it is; `false` when nobody reads any more (`| head`), so that a long list can end.
+pub fn piece(text: &str) -> Result<bool, Report> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Report::new(Code::Unexpected, format!("failed to write to standard output: {error}"))),
     }
 }
 
 /// A table that fits the terminal, or plain columns when piped.
 pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> Result<(), Report> {
+    let mut table = plain_table();
+    table.set_header(header);
+    line(&with(table, rows).trim_fmt())
+}
+
+/// Rows of a table whose head was printed before; `false` when nobody reads any more.
+pub fn rows(rows: Vec<Vec<String>>) -> Result<bool, Report> {
+    piece(&format!("{}\n", with(plain_table(), rows).trim_fmt()))
+}
+
+fn plain_table() -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header);
+    table.load_style(presets::NOTHING);
     if std::io::stdout().is_terminal() {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
+    table
+}
+
+fn with(mut table: Table, rows: Vec<Vec<String>>) -> Table {
     for row in rows {
         table.add_row(row);
     }
-    line(&table.trim_fmt())
+    table
+}
+
+/// Whether a person can be asked: questions go to standard error, answers come from standard input.
+pub fn is_interactive() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// Asks a question; only `y` and `yes` are yes.
+pub fn confirm(question: &str) -> Result<bool, Report> {
+    let failed = |error: std::io::Error| Report::new(Code::Unexpected, format!("failed to ask: {error}"));
+    let mut out = std::io::stderr().lock();
+    write!(out, "{question} [y/N] ").and_then(|()| out.flush()).map_err(failed)?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(failed)?;
+    Ok(is_yes(&answer))
+}
+
+pub fn is_yes(answer: &str) -> bool {
+    ["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str())
+}
+
+/// A progress bar on standard error, where a person waits; a spinner when the total is not known.
+pub fn bar(total: Option<u64>, hidden: bool) -> ProgressBar {
+    if hidden || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+    let template = if total.is_some() { "{bar:30} {pos}/{len} {per_sec} {eta}" } else { "{spinner} {pos} {per_sec}" };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// A text of somebody else's that cannot command a terminal: control characters but the line's end and the tab are
+/// written out.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && !['\n', '\t'].contains(&c) {
+            shown.extend(c.escape_debug());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 /// How long ago, in the largest unit that says enough.

@@ -61,3 +61,18 @@ fn long_and_many_lined_texts_are_cut_to_one_line() {
     assert_eq!(show::cut("naïve\nlines\tof text", 12), "naïve lines…");
     assert_eq!(show::cut("", 0), "");
 }
+
+#[test]
+fn only_a_clear_yes_is_one() {
+    for (answer, yes) in
+        [("y\n", true), (" YES \n", true), ("n\n", false), ("\n", false), ("", false), ("yup\n", false)]
+    {
+        assert_eq!(show::is_yes(answer), yes, "{answer:?}");
+    }
+}
+
+#[test]
+fn texts_of_others_cannot_command_a_terminal() {
+    assert_eq!(show::printable("naïve\n\ttext"), "naïve\n\ttext");
+    assert_eq!(show::printable("a\u{1b}[2Jb\r\u{9b}c\u{7}"), "a\\u{1b}[2Jb\\r\\u{9b}c\\u{7}");
+}

@@ -25,7 +25,7 @@ pub enum Exit {
     Taken = 8,
     /// A worker program is missing, cannot start, or does not register the handler.
     Program = 9,
-    /// Stopped by a second signal before work was finished.
+    /// Stopped by a signal before work was finished: a second one where the first asks to drain.
     Killed = 130,
 }
 
@@ -59,6 +59,8 @@ codes! {
     InputFile = "W0102", Input;
     /// An address or a setting cannot be understood.
     Setting = "W0103", Usage;
+    /// Nobody said yes to what cannot be undone.
+    NotConfirmed = "W0104", Usage;
     BrokerUnreachable = "W0201", Unreachable;
     BrokerRefused = "W0202", Refused;
     /// A queue or exchange exists with other arguments.

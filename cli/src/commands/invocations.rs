@@ -143,7 +143,8 @@ fn state(given: InvocationState) -> State {
     }
 }
 
-fn state_name(state: State) -> &'static str {
+/// How a state is written.
+pub fn state_name(state: State) -> &'static str {
     match state {
         State::Claimed => "claimed",
         State::Waiting => "waiting",

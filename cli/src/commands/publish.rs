@@ -1,12 +1,10 @@
 //! `weft publish`: one event, many copies of it, or the lines of a file; confirmed by the broker before it is counted.
 
-use std::io::IsTerminal as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use weft_dispatcher::broker::{Broker, Names, PublishError};
 use weft_process::report::{Code, Exit, Report, chain};
@@ -31,7 +29,7 @@ pub async fn run(args: args::Publish) -> Result<Exit, Report> {
     };
     let total = args.file.is_none().then_some(args.count);
     let broker = Services::resolve(&args.services)?.broker().await?;
-    let bar = bar(total, args.json);
+    let bar = show::bar(total, args.json);
     let published = publish_all(&broker, source, args.rate, |done| bar.set_position(done)).await;
     bar.finish_and_clear();
     broker.close().await;
@@ -205,16 +203,4 @@ fn lines(path: &Path, exchange: String) -> Result<Box<dyn Iterator<Item = Result
 
 fn file(path: &Path, error: &std::io::Error) -> Report {
     Report::new(Code::InputFile, format!("failed to read {}: {error}", path.display()))
-}
-
-fn bar(total: Option<u64>, json: bool) -> ProgressBar {
-    if json || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
-    let template = if total.is_some() { "{bar:30} {pos}/{len} {per_sec} {eta}" } else { "{spinner} {pos} {per_sec}" };
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar
 }

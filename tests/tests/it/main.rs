@@ -16,6 +16,7 @@ mod ledger_postgres;
 mod soak;
 mod state_redis;
 mod system_demo;
+mod system_dlq;
 mod system_drain;
 mod system_errors;
 mod system_idle;

@@ -97,7 +97,10 @@ async fn redriven(stage: Stage) {
         assert_eq!(found.as_array().unwrap().len(), count, "{filter}");
     }
     let id = letter["id"].as_str().unwrap();
-    assert_eq!(&stage.json(&["dlq", "show", id, "--json"]).await, letter);
+    let shown = stage.json(&["dlq", "show", id, "--json"]).await;
+    for (name, value) in letter.as_object().unwrap() {
+        assert_eq!(&shown[name], value, "{name}");
+    }
     let text = stage.done(&["dlq", "show", id]).await.text();
     assert!(text.contains("NotFixed: it is not fixed yet") && text.contains(id), "{text}");
     assert!(stage.done(&["dlq", "ls"]).await.text().contains(id));
