@@ -114,8 +114,8 @@ async fn act(fault: Fault, stand: &Stand, nodes: &[Node; 2], locks: &Locks) -> b
                 _ => node.trap(String::new(), text),
             }
             signal(pid, Signal::KILL);
-            // Starting takes its time before anything can be sprung.
-            let end = Instant::now() + lasts + Duration::from_secs(4);
+            // Starting takes its time before anything can be sprung. A trap that is not sprung stays in the process.
+            let end = Instant::now() + lasts + Duration::from_secs(9);
             while !sprung.exists() && Instant::now() < end {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
