@@ -196,18 +196,18 @@ impl Instance {
         forget(child.id());
     }
 
-    /// Asks the process to end in good order, and kills it if it has not after 20 s.
+    /// Asks the process to end in good order, and kills it if it has not after a minute.
     pub(crate) async fn stop(&self) -> Result<(), Error> {
         if let Some(pid) = self.child().as_ref().map(Child::id) {
             signal(pid, self.stop_signal);
         }
-        let ended = poll_until(Duration::from_millis(20), Duration::from_secs(20), || {
+        let ended = poll_until(Duration::from_millis(20), Duration::from_secs(60), || {
             let running = self.is_running();
             async move { if running { Err("still running") } else { Ok(()) } }
         })
         .await;
         self.kill();
-        ended.map_err(|_| Error::new(format!("{} did not stop within 20 s and was killed", self.name)))
+        ended.map_err(|_| Error::new(format!("{} did not stop within a minute and was killed", self.name)))
     }
 
     /// SIGSTOP to the whole tree: connections stay open and nothing answers.

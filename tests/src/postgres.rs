@@ -182,7 +182,7 @@ impl PrivatePostgres {
     /// A fast shutdown: open sessions are ended, the data is clean.
     ///
     /// # Panics
-    /// It has not ended after 20 s.
+    /// It has not ended after a minute.
     pub async fn stop(&self) {
         or_fail(self.instance.stop().await);
     }

@@ -121,7 +121,7 @@ impl PrivateRedis {
     /// Asks it to end in good order and waits.
     ///
     /// # Panics
-    /// It has not ended after 20 s.
+    /// It has not ended after a minute.
     pub async fn stop(&self) {
         or_fail(self.instance.stop().await);
     }

@@ -14,7 +14,7 @@ use crate::stand::Stand;
 /// Longer than any run: only its end ends a dispatcher's wait.
 const FOREVER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Between two starts of a dispatcher that ends by itself at once, as when a server is away.
-const AGAIN: Duration = Duration::from_millis(500);
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// How a dispatcher ended.
 #[derive(Debug, Clone)]
