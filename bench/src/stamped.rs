@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
-use weft_dispatcher::broker::{Broker, BrokerError, Health, PublishError, Subscription, Topology};
+use weft_dispatcher::broker::{Broker, BrokerError, Counts, Health, PublishError, Subscription, Topology};
 use weft_schemas::Message;
 
 use crate::clock;
@@ -57,8 +57,8 @@ impl Broker for Stamped {
         self.inner.publish(messages).await
     }
 
-    async fn depth(&self, queue: &str) -> Option<u64> {
-        self.inner.depth(queue).await
+    async fn counts(&self, queue: &str) -> Option<Counts> {
+        self.inner.counts(queue).await
     }
 
     fn health(&self) -> watch::Receiver<Health> {

@@ -3,6 +3,7 @@
 //! It is woken by a commit of ours, by the next due time, and by a slow period that catches what another process wrote.
 //! A crash between the publish and the delete repeats the publish with the same id; the next ledger drops it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use weft_ledger::{Due, Ledger, OutboxId, OutboxKind};
 use weft_process::crash::{self, Point};
+use weft_schemas::Message;
 
-use crate::broker::{Broker, PublishError};
+use crate::broker::{Broker, Health, PublishError};
 use crate::spans;
 use crate::status::Stats;
 
@@ -21,6 +23,9 @@ const BATCH: u32 = 256;
 const PERIOD: Duration = Duration::from_secs(5);
 /// Wait before a refused row is tried again, doubled for each try up to the second.
 const REFUSED_WAIT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+
+/// Of how many targets it is remembered that they take nothing.
+const TOLD: usize = 64;
 
 pub(crate) struct Relay {
     pub ledger: Arc<dyn Ledger>,
@@ -35,8 +40,18 @@ impl Relay {
     /// Runs until cancelled; a batch under way is finished first.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut failures = 0u32;
+        let mut health = self.broker.health();
+        let mut told = Told::default();
         loop {
-            let pause = match self.pass().await {
+            // A broker that takes nothing is not asked: a row's tries are for what is wrong with the row, and what was
+            // written to a blocked connection would pile up in its buffers. The broker tells of it, once.
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                // The broker outlives us, so an error cannot be.
+                _ = health.wait_for(|health| *health == Health::Connected) => {}
+            }
+            let pause = match self.pass(&mut told).await {
                 Ok(full) => {
                     if failures > 0 {
                         failures = 0;
@@ -75,7 +90,7 @@ impl Relay {
     }
 
     /// Publishes one batch. `true` when there may be more at once.
-    async fn pass(&self) -> Result<bool, weft_ledger::Error> {
+    async fn pass(&self, told: &mut Told) -> Result<bool, weft_ledger::Error> {
         let batch = self.ledger.due(BATCH).await?;
         if batch.rows().is_empty() {
             return Ok(false);
@@ -94,16 +109,18 @@ impl Relay {
             match answer {
                 Ok(()) => {
                     crash::point(Point::AfterPublish);
+                    told.published(due);
                     published.push(due.id);
                 }
                 Err(error) => {
                     spans::failed(span, &error.to_string());
+                    told.refused(due, &error);
                     failed.push(refused(due, &error));
                 }
             }
         }
         let refusals = failed.len();
-        self.stats.relayed(published.len() as u64);
+        self.stats.relayed(published.len() as u64, refusals as u64);
         let redriven = |due: &Due| due.kind == OutboxKind::Redrive && published.contains(&due.id);
         let closed = batch.rows().iter().any(redriven);
         batch.finish(&published, &failed).await?;
@@ -118,12 +135,44 @@ impl Relay {
 fn refused(due: &Due, error: &PublishError) -> (OutboxId, Duration, String) {
     let doublings = due.tries.min(16);
     let wait = REFUSED_WAIT.0.saturating_mul(1 << doublings).min(REFUSED_WAIT.1);
-    // Once when it starts and once when it looks lasting: the row itself keeps the count and the last error.
-    if due.tries == 0 || due.tries == 8 {
-        tracing::warn!(
-            kind = ?due.kind, exchange = due.message.exchange, routing_key = due.message.routing_key,
-            tries = due.tries + 1, error = %error, "outbox row not published, kept and tried again"
-        );
-    }
     (due.id, wait.mul_f64(0.8 + 0.4 * fastrand::f64()), error.to_string())
+}
+
+/// What is not published at present, so that each is told when it begins and when it ends, and not with every row.
+#[derive(Default)]
+struct Told {
+    /// Exchange and routing key of rows that no queue took.
+    targets: BTreeSet<(String, String)>,
+    /// The broker as a whole does not answer.
+    broker: bool,
+}
+
+impl Told {
+    fn refused(&mut self, due: &Due, error: &PublishError) {
+        let Message { exchange, routing_key, .. } = &due.message;
+        let news = match error {
+            PublishError::Unroutable { .. } | PublishError::Nacked => {
+                self.targets.len() < TOLD && self.targets.insert((exchange.clone(), routing_key.clone()))
+            }
+            PublishError::Unconfirmed { .. } | PublishError::Disconnected { .. } => {
+                !std::mem::replace(&mut self.broker, true)
+            }
+        };
+        // The row itself keeps the count and the last error.
+        if news {
+            tracing::warn!(
+                kind = ?due.kind, exchange, routing_key, error = %error,
+                "outbox row not published, kept and tried again"
+            );
+        }
+    }
+
+    fn published(&mut self, due: &Due) {
+        let Message { exchange, routing_key, .. } = &due.message;
+        let ended = std::mem::take(&mut self.broker);
+        let taken = !self.targets.is_empty() && self.targets.remove(&(exchange.clone(), routing_key.clone()));
+        if ended || taken {
+            tracing::info!(exchange, routing_key, "outbox rows are published again");
+        }
+    }
 }

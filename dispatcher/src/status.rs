@@ -167,6 +167,7 @@ pub struct Stats {
 struct Shared {
     /// Outbox rows published.
     relayed: AtomicU64,
+    refused: AtomicU64,
     caught: AtomicU64,
     unrouted: AtomicU64,
     resolved: AtomicU64,
@@ -196,8 +197,9 @@ impl Stats {
         self.shared.workers.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn relayed(&self, count: u64) {
-        self.shared.relayed.fetch_add(count, Ordering::Relaxed);
+    pub(crate) fn relayed(&self, published: u64, refused: u64) {
+        self.shared.relayed.fetch_add(published, Ordering::Relaxed);
+        self.shared.refused.fetch_add(refused, Ordering::Relaxed);
     }
 
     pub(crate) fn caught(&self) {
@@ -228,6 +230,7 @@ impl Stats {
             workers: self.workers(),
             peak_workers: self.peak_workers(),
             relayed: self.shared.relayed.load(Ordering::Relaxed),
+            refused: self.shared.refused.load(Ordering::Relaxed),
             caught: self.shared.caught.load(Ordering::Relaxed),
             unrouted: self.shared.unrouted.load(Ordering::Relaxed),
             copies_resolved: self.shared.resolved.load(Ordering::Relaxed),
@@ -268,6 +271,8 @@ pub struct Snapshot {
     pub peak_workers: u32,
     /// Outbox rows published since the start.
     pub relayed: u64,
+    /// Publishes of outbox rows that the broker did not take, since the start; each row stays and is tried again.
+    pub refused: u64,
     /// Messages that the broker itself had given up, taken from its crash net since the start.
     pub caught: u64,
     /// Events that no function is bound to, since the start.

@@ -4,8 +4,9 @@ use std::io::IsTerminal as _;
 
 use serde::Serialize;
 use weft_dispatcher::broker::Names;
-use weft_ledger::State;
+use weft_ledger::{DeadLetterQuery, State};
 use weft_process::report::{Exit, Report};
+use weft_schemas::FunctionName;
 use weft_schemas::manifest::Manifest;
 
 use crate::args;
@@ -114,9 +115,12 @@ async fn broker(services: &Services, prefix: &str, manifest: Option<&Manifest>, 
     for (queue, advice) in [
         (
             names.unrouted(),
-            "no function is bound to these events' types: correct `events` in the manifest, then move them",
+            "no function is bound to these events' types; a dispatcher that runs makes dead letters of them: start one",
         ),
-        (names.crashed(), "the broker gave these up after many crashes of dispatchers: look at their logs"),
+        (
+            names.crashed(),
+            "the broker gave these up after many returns; a dispatcher that runs makes dead letters of them: start one",
+        ),
     ] {
         if let Some(ready) = broker.depth(&queue).await.filter(|ready| *ready > 0) {
             findings.push(Finding::new("queue", Verdict::Warn, format!("{queue}: {ready} ready")).advice(advice));
@@ -155,6 +159,17 @@ async fn ledger(services: &Services, findings: &mut Vec<Finding>) {
             findings.push(finding);
         }
         Err(error) => findings.push(Finding::of("ledger", weft_dispatcher::report::ledger(&error))),
+    }
+    let query = DeadLetterQuery { function: Some(FunctionName::unrouted()), limit: 1, ..DeadLetterQuery::default() };
+    if let Ok(unrouted) = ledger.dead_letters(&query).await
+        && let Some(newest) = unrouted.first()
+    {
+        let (exchange, routing_key) = newest.letter.message.origin();
+        let seen = format!("no function is bound to {routing_key:?} at exchange {exchange:?}, or was not when it came");
+        findings.push(Finding::new("unrouted", Verdict::Warn, seen).advice(
+            "correct `events` in the manifest, then `weft dlq redrive` sends it where it was published to; \
+             `weft dlq ls --function unrouted` shows all",
+        ));
     }
 }
 

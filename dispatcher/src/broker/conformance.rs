@@ -439,6 +439,10 @@ pub async fn the_depth_counts_what_waits(place: &dyn Installation) {
     let mut subscription = subscribe(&*broker, &queue(), 1).await;
     take(&mut subscription, 1).await;
     depth_becomes(&*broker, &queue(), 2).await;
+    let counts = broker.counts(&queue()).await.unwrap_or_else(|| panic!("no counts"));
+    // Of these a broker may not know; what it says must be so.
+    assert!(counts.ready == 2 && counts.unacked.is_none_or(|out| out == 1), "{counts:?}");
+    assert!(counts.consumers.is_none_or(|consumers| consumers == 1), "{counts:?}");
     broker.close().await;
 }
 

@@ -157,6 +157,17 @@ pub enum PublishError {
     Disconnected { detail: String },
 }
 
+/// What is in a queue at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Messages that nobody has. For the embedded broker, seen from a process that does not consume: all messages.
+    pub ready: u64,
+    /// Delivered and not settled; `None` when the broker does not say (AMQP never does).
+    pub unacked: Option<u64>,
+    /// Who takes from it, over all processes; `None` when that is not known.
+    pub consumers: Option<u32>,
+}
+
 /// How the broker's connections are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
@@ -212,8 +223,12 @@ pub trait Broker: Send + Sync {
     async fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Subscription, BrokerError>;
     /// Publishes with confirms and `mandatory`, persistent. One answer for each message, in order. Bounded in time.
     async fn publish(&self, messages: &[Message]) -> Vec<Result<(), PublishError>>;
+    /// What is in a queue and who takes from it; `None` when that cannot be known now, or there is no such queue.
+    async fn counts(&self, queue: &str) -> Option<Counts>;
     /// Ready messages in a queue; `None` when that cannot be known now.
-    async fn depth(&self, queue: &str) -> Option<u64>;
+    async fn depth(&self, queue: &str) -> Option<u64> {
+        self.counts(queue).await.map(|counts| counts.ready)
+    }
     /// Follows the connections' state.
     fn health(&self) -> watch::Receiver<Health>;
     /// Closes the connections after what was acked is written out. Bounded in time.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 // Add your module here, and its file beside this one.
+mod broker_faults;
 mod broker_rabbitmq;
 mod cases;
 mod cases_broker;

@@ -17,7 +17,7 @@ mod topology;
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use lapin::options::QueueDeclareOptions;
@@ -31,10 +31,12 @@ use weft_schemas::Message;
 use self::connect::{Dialer, Line, Role};
 use self::health::HealthBoard;
 use self::publisher::Publisher;
-use super::{Acks, Broker, BrokerError, Health, PublishError, Subscription, Topology};
+use super::{Acks, Broker, BrokerError, Counts, Health, PublishError, Subscription, Topology};
 
-/// How long a queue's depth may take to find out.
-const DEPTH_LIMIT: Duration = Duration::from_secs(5);
+/// How long a queue's counts may take to find out.
+const COUNT_LIMIT: Duration = Duration::from_secs(5);
+/// How often queues that are gone are declared again because of what was published to them.
+const MEND_EVERY: Duration = Duration::from_secs(5);
 /// How long consumers have to write out what was acked, at a close.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// How long the connections have to close after that.
@@ -51,6 +53,8 @@ pub struct Amqp {
     health: Arc<HealthBoard>,
     /// A channel to ask on, apart from the deliveries. A question about a queue that is not there closes it.
     asking: Mutex<Option<lapin::Channel>>,
+    /// When queues that were gone were last declared again because of a publish.
+    mended: Mutex<Option<Instant>>,
     consumers: TaskTracker,
     supervisors: TaskTracker,
     closing_consumers: CancellationToken,
@@ -70,13 +74,23 @@ impl Declared {
         *self.topology.lock().unwrap_or_else(PoisonError::into_inner) = Some(topology.clone());
     }
 
+    /// Whether a queue is one of the remembered topology's.
+    fn names(&self, queue: &str) -> bool {
+        let topology = self.topology.lock().unwrap_or_else(PoisonError::into_inner);
+        topology.as_ref().is_some_and(|topology| topology::queues(topology).any(|name| name == queue))
+    }
+
     /// Declares the remembered topology again. False when there is none or it was refused.
     async fn again(&self, connection: &lapin::Connection) -> bool {
         let topology = self.topology.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(topology) = topology else { return false };
         match topology::declare(connection, &topology).await {
             Ok(()) => {
-                tracing::warn!(prefix = topology.prefix, "broker queues were gone and are declared again");
+                // What the ledger knows of it, `weft audit` shows; of the rest nobody knows.
+                tracing::error!(
+                    prefix = topology.prefix,
+                    "queues were deleted at the broker and are declared again: what lay in them is lost"
+                );
                 true
             }
             Err(error) => {
@@ -118,6 +132,7 @@ impl Amqp {
             generations: Arc::new(AtomicU64::new(1)),
             health,
             asking: Mutex::new(None),
+            mended: Mutex::new(None),
             consumers: TaskTracker::new(),
             supervisors,
             _drop: (closing_consumers.clone().drop_guard(), closing_lines.clone().drop_guard()),
@@ -143,7 +158,7 @@ impl Amqp {
         topology::remove(&*self.connection("remove")?, topology).await
     }
 
-    async fn ask_depth(&self, queue: &str) -> Option<u64> {
+    async fn ask_counts(&self, queue: &str) -> Option<Counts> {
         let name = convert::short(queue, "name of the queue").ok()?;
         let mut asking = self.asking.lock().await;
         // Out of its place while it is in use: one that is left half-way through a question is not used again.
@@ -154,7 +169,29 @@ impl Amqp {
         let told =
             channel.queue_declare(name, QueueDeclareOptions::default().passive(), FieldTable::default()).await.ok()?;
         *asking = Some(channel);
-        Some(u64::from(told.message_count()))
+        Some(Counts { ready: u64::from(told.message_count()), unacked: None, consumers: Some(told.consumer_count()) })
+    }
+
+    /// Declares the topology again when a message for one of its queues found none: somebody has deleted it. Whoever
+    /// published tries again by himself. Not more often than every [`MEND_EVERY`].
+    async fn mend(&self, messages: &[Message], outcomes: &[Result<(), PublishError>]) {
+        let lost = messages.iter().zip(outcomes).any(|(message, outcome)| {
+            matches!(outcome, Err(PublishError::Unroutable { .. }))
+                && message.exchange.is_empty()
+                && self.declared.names(&message.routing_key)
+        });
+        if !lost {
+            return;
+        }
+        // Who comes while somebody mends need not do it too.
+        let Ok(mut mended) = self.mended.try_lock() else { return };
+        if mended.is_some_and(|at| at.elapsed() < MEND_EVERY) {
+            return;
+        }
+        *mended = Some(Instant::now());
+        if let Ok(connection) = self.consume.now() {
+            self.declared.again(&connection).await;
+        }
     }
 }
 
@@ -195,11 +232,13 @@ impl Broker for Amqp {
     }
 
     async fn publish(&self, messages: &[Message]) -> Vec<Result<(), PublishError>> {
-        self.publisher.publish(messages).await
+        let outcomes = self.publisher.publish(messages).await;
+        self.mend(messages, &outcomes).await;
+        outcomes
     }
 
-    async fn depth(&self, queue: &str) -> Option<u64> {
-        tokio::time::timeout(DEPTH_LIMIT, self.ask_depth(queue)).await.ok().flatten()
+    async fn counts(&self, queue: &str) -> Option<Counts> {
+        tokio::time::timeout(COUNT_LIMIT, self.ask_counts(queue)).await.ok().flatten()
     }
 
     fn health(&self) -> watch::Receiver<Health> {

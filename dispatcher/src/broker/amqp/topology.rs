@@ -21,7 +21,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
 
 use super::convert::short;
-use crate::broker::{BrokerError, Names, Topology};
+use crate::broker::{BrokerError, FunctionQueue, Names, Topology};
 use weft_schemas::FunctionName;
 
 /// How long the whole of a declare may take.
@@ -66,10 +66,7 @@ pub(super) async fn declare(connection: &Connection, topology: &Topology) -> Res
 /// [`BrokerError::Protocol`].
 pub(super) async fn remove(connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
     let names = Names::new(&topology.prefix);
-    let mut queues = vec![names.unrouted(), names.crashed(), names.dlq(&FunctionName::unrouted())];
-    for function in &topology.functions {
-        queues.extend([names.function(&function.function), names.dlq(&function.function)]);
-    }
+    let queues: Vec<String> = queues(topology).collect();
     let exchanges = [names.events(), names.unrouted(), names.crashed()];
     let all = async {
         let channel = connection.create_channel().await?;
@@ -88,6 +85,17 @@ pub(super) async fn remove(connection: &Connection, topology: &Topology) -> Resu
             source: Box::new(elapsed),
         }),
     }
+}
+
+/// The names of all queues of a topology.
+pub(super) fn queues(topology: &Topology) -> impl Iterator<Item = String> {
+    let names = Names::new(&topology.prefix);
+    let shared = [names.unrouted(), names.crashed(), names.dlq(&FunctionName::unrouted())];
+    let of_functions = topology
+        .functions
+        .iter()
+        .map(move |FunctionQueue { function, .. }| [names.function(function), names.dlq(function)]);
+    shared.into_iter().chain(of_functions.flatten())
 }
 
 async fn declare_on(channel: &Channel, topology: &Topology) -> Result<(), BrokerError> {

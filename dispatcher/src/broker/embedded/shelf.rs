@@ -92,10 +92,11 @@ impl Shelf {
         }
     }
 
-    /// How many messages nobody has; `None` when that cannot be known now.
-    pub(super) async fn ready(&self, hub: &Hub, queue: &str) -> Option<u64> {
+    /// How many messages nobody has, and how many are out; `None` when that cannot be known now.
+    pub(super) async fn counts(&self, hub: &Hub, queue: &str) -> Option<(u64, u64)> {
         let inner = self.inner.lock().await;
         let all = hub.heed(hub.queues.depth(queue).await).ok()?;
-        Some(all.saturating_sub(u64::try_from(inner.out.len()).unwrap_or(u64::MAX)))
+        let out = u64::try_from(inner.out.len()).unwrap_or(u64::MAX);
+        Some((all.saturating_sub(out), out))
     }
 }
