@@ -2,8 +2,8 @@
 //!
 //! | path | answer |
 //! | --- | --- |
-//! | `GET /health` | 200 when events can be taken, else 503; JSON with what is wrong |
-//! | `GET /status` | 200, [`crate::status::Snapshot`] with the node's name |
+//! | `GET /health` | 200 when events can be taken, else 503; JSON with what is wrong, by service (`null`: nothing) |
+//! | `GET /status` | 200, [`crate::status::Snapshot`] with the node's name and what is wrong with each service |
 
 use std::net::SocketAddr;
 
@@ -19,6 +19,7 @@ use weft_ledger::Owner;
 use weft_schemas::NodeName;
 
 use crate::broker::Health;
+use crate::services::Condition;
 use crate::status::Stats;
 
 /// What the admin port can see.
@@ -28,6 +29,32 @@ pub(crate) struct View {
     pub stats: Stats,
     pub broker: watch::Receiver<Health>,
     pub owner: watch::Receiver<Option<Owner>>,
+    pub ledger: Condition,
+    pub state: Condition,
+}
+
+/// What is wrong with each service.
+#[derive(serde::Serialize)]
+struct Wrong {
+    broker: Option<String>,
+    ledger: Option<String>,
+    state: Option<String>,
+}
+
+impl View {
+    fn wrong(&self) -> Wrong {
+        let broker = match &*self.broker.borrow() {
+            Health::Connected => None,
+            Health::Blocked { reason } => Some(format!("blocked: {reason}")),
+            Health::Disconnected { reason } => Some(format!("disconnected: {reason}")),
+        };
+        let ledger = match (self.owner.borrow().is_none(), self.ledger.now()) {
+            (false, reason) => reason,
+            (true, Some(reason)) => Some(format!("the node's lease is lost: {reason}")),
+            (true, None) => Some("the node's lease is lost".to_owned()),
+        };
+        Wrong { broker, ledger, state: self.state.now() }
+    }
 }
 
 /// Binds the port before anything else is started, so that a taken one is told at once.
@@ -45,29 +72,31 @@ pub(crate) async fn serve(listener: TcpListener, view: View, stop: CancellationT
 }
 
 async fn health(State(view): State<View>) -> (StatusCode, Json<serde_json::Value>) {
-    let broker = match &*view.broker.borrow() {
-        Health::Connected => None,
-        Health::Blocked { reason } => Some(format!("blocked: {reason}")),
-        Health::Disconnected { reason } => Some(format!("disconnected: {reason}")),
-    };
-    let ledger = view.owner.borrow().is_none().then(|| "the node's lease is lost".to_owned());
+    let Wrong { broker, ledger, state } = view.wrong();
     let functions: serde_json::Map<String, serde_json::Value> = view
         .stats
         .snapshot()
         .functions
         .into_iter()
-        .filter_map(|(name, function)| function.unhealthy.map(|reason| (name.to_string(), reason.into())))
+        .filter_map(|(name, function)| {
+            function.unhealthy.or(function.outage).map(|reason| (name.to_string(), reason.into()))
+        })
         .collect();
-    // A function that does not start is told but does not take the node out: the others work.
+    // A function that does not start is told but does not take the node out: the others work. So is the state, which not
+    // every function uses.
     let well = broker.is_none() && ledger.is_none();
     let code = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(json!({ "healthy": well, "broker": broker, "ledger": ledger, "unhealthy_functions": functions })))
+    let body = json!({
+        "healthy": well, "broker": broker, "ledger": ledger, "state": state, "unhealthy_functions": functions,
+    });
+    (code, Json(body))
 }
 
 async fn status(State(view): State<View>) -> Json<serde_json::Value> {
     let mut status = serde_json::to_value(view.stats.snapshot()).unwrap_or_default();
     if let Some(object) = status.as_object_mut() {
         object.insert("node".to_owned(), view.node.as_str().into());
+        object.insert("services".to_owned(), serde_json::to_value(view.wrong()).unwrap_or_default());
     }
     Json(status)
 }

@@ -27,6 +27,7 @@ use crate::nets::copies::Copies;
 use crate::nets::{self, Nets};
 use crate::node::Keeper;
 use crate::relay::Relay;
+use crate::services::{Check, Condition, Pace, watch_state};
 use crate::status::Stats;
 use crate::{admin, report};
 
@@ -74,6 +75,7 @@ pub struct Dispatcher {
     stats: Stats,
     functions: Vec<Prepared>,
     admin: Option<tokio::net::TcpListener>,
+    state_check: Option<Check>,
 }
 
 struct Prepared {
@@ -104,9 +106,16 @@ impl Dispatcher {
             None => None,
         };
         let stats = Stats::new(config.manifest.functions.keys(), &config.metrics);
-        let this = Self { config, stats, functions, admin };
+        let this = Self { config, stats, functions, admin, state_check: None };
         this.probe().await?;
         Ok(this)
+    }
+
+    /// How to find out whether the state answers: the admin port and the log tell. Without it nobody looks.
+    #[must_use]
+    pub fn with_state_check(mut self, check: Check) -> Self {
+        self.state_check = Some(check);
+        self
     }
 
     /// The live numbers; may be read while it runs.
@@ -163,9 +172,11 @@ impl Dispatcher {
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Report> {
         let Self { ref config, ref stats, .. } = self;
         config.broker.declare(&self.topology()).await.map_err(|error| report::broker(&error))?;
-        let (keeper, owner) = Keeper::enter(Arc::clone(&config.ledger), config.node.clone(), config.lease)
-            .await
-            .map_err(|error| report::ledger(&error))?;
+        let (ledger, state) = (Condition::well(), Condition::well());
+        let (keeper, owner) =
+            Keeper::enter(Arc::clone(&config.ledger), config.node.clone(), config.lease, ledger.clone())
+                .await
+                .map_err(|error| report::ledger(&error))?;
 
         let stop = CancellationToken::new();
         // What goes on until nothing is claimed any more, and what ends when the drain begins.
@@ -173,6 +184,9 @@ impl Dispatcher {
         let (wake, closed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let forwarder = Arc::new(Forwarder::new(&config.export));
         background.spawn(keeper.run(stop.clone()));
+        if let Some(check) = &self.state_check {
+            background.spawn(watch_state(Arc::clone(check), Pace::STATE, state.clone(), stop.clone()));
+        }
         background.spawn(sweep(Arc::clone(&config.ledger), stop.clone()));
         let relay = Relay {
             ledger: Arc::clone(&config.ledger),
@@ -240,6 +254,8 @@ impl Dispatcher {
                 stats: stats.clone(),
                 broker: config.broker.health(),
                 owner: owner.clone(),
+                ledger,
+                state,
             };
             background.spawn(admin::serve(listener, view, stop.clone()));
         }

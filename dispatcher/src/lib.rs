@@ -15,7 +15,9 @@ mod relay;
 pub mod report;
 pub mod retry;
 pub mod scale;
+mod services;
 mod spans;
 pub mod status;
 
 pub use dispatcher::{Config, Dispatcher};
+pub use services::Check;

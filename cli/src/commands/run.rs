@@ -70,7 +70,12 @@ async fn dispatch(
     weft_worker::check_state(config.state_address.expose())
         .await
         .map_err(|error| crate::services::state(&config.state_address, &error))?;
-    let dispatcher = Dispatcher::prepare(config).await?;
+    let state = config.state_address.clone();
+    let dispatcher = Dispatcher::prepare(config).await?.with_state_check(std::sync::Arc::new(move || {
+        let state = state.clone();
+        let check = async move { weft_worker::check_state(state.expose()).await };
+        Box::pin(async move { check.await.map_err(|error| weft_process::report::chain(&error)) })
+    }));
     if let Some(address) = dispatcher.admin_address() {
         tracing::info!(%address, "admin port open");
     }

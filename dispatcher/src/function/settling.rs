@@ -131,7 +131,7 @@ impl Core {
             }
         };
         self.ledger_answered();
-        let (mut acks, mut wake) = (Vec::new(), false);
+        let (mut acks, mut wake, mut late) = (Vec::new(), false, 0usize);
         for (key, answer) in keys.into_iter().zip(answers) {
             let Some(invocation) = self.invocations.get(&key) else { continue };
             let Phase::Settling { settle, then, .. } = &invocation.phase else { continue };
@@ -148,10 +148,15 @@ impl Core {
                 (Settled::Done, AfterSettle::Release) => self.ask_again(&key, now),
                 (Settled::Done, &AfterSettle::Wait(after)) => self.wait_out(&key, after, now),
                 (Settled::AuthorityLost, _) => {
-                    tracing::info!(function = %self.function.name, %key, "late settle refused, asking the ledger");
+                    tracing::debug!(function = %self.function.name, %key, "late settle refused");
+                    late += 1;
                     self.ask_again(&key, now);
                 }
             }
+        }
+        if late > 0 {
+            // One line for all: after an outage every answer that was lost on the way is asked for again.
+            tracing::info!(function = %self.function.name, late, "late settles refused, asking the ledger");
         }
         if !acks.is_empty() {
             self.actions.push(Action::Ack(acks));

@@ -74,7 +74,7 @@ impl Postgres {
         // Only a courtesy: the server would notice by itself.
         let _ = probe.close().await;
 
-        let hot = connect.clone().options(INDEX_ONLY).options([("statement_timeout", "15s")]);
+        let hot = connect.clone().options(INDEX_ONLY).options([("statement_timeout", "12s")]);
         let relay = hot.clone().options([("idle_in_transaction_session_timeout", "120s")]);
         let claims = hot.clone().options([("synchronous_commit", "off")]);
         let general = connect.clone().options([("statement_timeout", "60s")]);
@@ -91,6 +91,59 @@ impl Postgres {
     }
 }
 
+/// How long one batch may take on the way of events, the wait for a connection included. The server's own limit lies
+/// below it; this one is for a server, or a way to it, that does not answer at all.
+pub(super) const HOT: Duration = Duration::from_secs(15);
+/// The same for everything else.
+pub(super) const GENERAL: Duration = Duration::from_secs(65);
+/// How long an idle connection may take for a sign of life. One that takes longer is replaced.
+const PING: Duration = Duration::from_secs(2);
+/// A connection that was used so recently is taken as it is.
+const FRESH: Duration = Duration::from_secs(1);
+
+impl Postgres {
+    /// Bounds a call in time. What was asked for may have happened all the same.
+    pub(super) async fn within<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        within(&self.address, limit, call).await
+    }
+}
+
+/// As [`Postgres::within`].
+pub(super) async fn within<T>(
+    address: &str,
+    limit: Duration,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Error::Unavailable {
+            address: address.to_owned(),
+            source: format!("no answer within {} s", limit.as_secs()).into(),
+        }),
+    }
+}
+
+/// A pool that does not lose its places to connections which never answer again.
+///
+/// The library's own sign of life on a connection that comes back has no limit in time, and a connection whose answer was
+/// lost on the way, or whose call was given up, would hold its place for good. So each is asked here first, with a limit.
 pub(crate) fn pool(options: PgConnectOptions, size: u32) -> PgPool {
-    PgPoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE).connect_lazy_with(options)
+    PgPoolOptions::new()
+        .max_connections(size)
+        .acquire_timeout(ACQUIRE)
+        .test_before_acquire(false)
+        .before_acquire(|connection, about| {
+            Box::pin(async move { Ok(about.idle_for < FRESH || is_alive(connection).await) })
+        })
+        .after_release(|connection, _| Box::pin(async move { Ok(is_alive(connection).await) }))
+        .connect_lazy_with(options)
+}
+
+/// Also takes in what an abandoned call left unread, and rolls back what it left open.
+async fn is_alive(connection: &mut PgConnection) -> bool {
+    matches!(tokio::time::timeout(PING, connection.ping()).await, Ok(Ok(())))
 }

@@ -38,6 +38,7 @@ use crate::{
     State, Verdict,
 };
 
+use connect::{GENERAL, HOT};
 pub(crate) use connect::{options, pool, preflight, redacted};
 pub(crate) use error::{code, is_contention, map};
 pub(crate) use instant::Instant;
@@ -71,12 +72,12 @@ impl Ledger for Postgres {
     }
 
     async fn check(&self) -> Result<(), Error> {
-        self.check_version().await
+        self.within(GENERAL, self.check_version()).await
     }
 
     async fn ping(&self) -> Result<(), Error> {
-        sqlx::query("SELECT 1").execute(&self.general).await.map_err(|e| map(&self.address, "ping", e))?;
-        Ok(())
+        let ping = async { sqlx::query("SELECT 1").execute(&self.general).await.map_err(self.map("ping")) };
+        self.within(HOT, ping).await.map(drop)
     }
 
     async fn enter(&self, node: &NodeName, lease: Duration) -> Result<Box<dyn NodeSession>, Error> {
@@ -89,59 +90,59 @@ impl Ledger for Postgres {
         function: &FunctionName,
         requests: &[ClaimRequest],
     ) -> Result<Vec<Verdict>, Error> {
-        self.claim_batch(owner, function, requests).await
+        self.within(HOT, self.claim_batch(owner, function, requests)).await
     }
 
     async fn settle(&self, function: &FunctionName, settles: &[Settle]) -> Result<Vec<Settled>, Error> {
-        self.settle_batch(function, settles).await
+        self.within(HOT, self.settle_batch(function, settles)).await
     }
 
     async fn bury(&self, letters: &[(DeadLetter, OutboxMessage)]) -> Result<(), Error> {
-        self.bury_batch(letters).await
+        self.within(HOT, self.bury_batch(letters)).await
     }
 
     async fn due(&self, limit: u32) -> Result<Box<dyn DueBatch>, Error> {
-        self.take_due(limit).await
+        self.within(HOT, self.take_due(limit)).await
     }
 
     async fn next_due(&self) -> Result<Option<Duration>, Error> {
-        self.wait_until_due().await
+        self.within(HOT, self.wait_until_due()).await
     }
 
     async fn invocations(&self, query: &InvocationQuery) -> Result<Vec<InvocationRecord>, Error> {
-        self.list_invocations(query).await
+        self.within(GENERAL, self.list_invocations(query)).await
     }
 
     async fn totals(&self) -> Result<Vec<(FunctionName, State, u64)>, Error> {
-        self.count_invocations().await
+        self.within(GENERAL, self.count_invocations()).await
     }
 
     async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterRecord>, Error> {
-        self.list_dead_letters(query).await
+        self.within(GENERAL, self.list_dead_letters(query)).await
     }
 
     async fn dead_letter_groups(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetterGroup>, Error> {
-        self.group_dead_letters(query).await
+        self.within(GENERAL, self.group_dead_letters(query)).await
     }
 
     async fn redrive(&self, id: &DeadLetterId, redrive: &Redrive) -> Result<Redriven, Error> {
-        self.redrive_letter(id, redrive).await
+        self.within(GENERAL, self.redrive_letter(id, redrive)).await
     }
 
     async fn closed_since(&self, since: Timestamp) -> Result<ClosedSince, Error> {
-        self.functions_closed_since(since).await
+        self.within(GENERAL, self.functions_closed_since(since)).await
     }
 
     async fn closed_letters(&self, ids: &[DeadLetterId]) -> Result<Vec<DeadLetterId>, Error> {
-        self.which_are_closed(ids).await
+        self.within(GENERAL, self.which_are_closed(ids)).await
     }
 
     async fn purge(&self, ids: &[DeadLetterId], by: &str) -> Result<u64, Error> {
-        self.purge_letters(ids, by).await
+        self.within(GENERAL, self.purge_letters(ids, by)).await
     }
 
     async fn post(&self, messages: &[OutboxMessage]) -> Result<(), Error> {
-        self.post_messages(messages).await
+        self.within(HOT, self.post_messages(messages)).await
     }
 
     async fn audit(&self, limit: u32) -> Result<Audit, Error> {
@@ -149,7 +150,7 @@ impl Ledger for Postgres {
     }
 
     async fn sweep(&self, limit: u32) -> Result<u64, Error> {
-        self.sweep_expired(limit).await
+        self.within(GENERAL, self.sweep_expired(limit)).await
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::{Postgres as Db, Row, Transaction};
 
+use super::connect::{HOT, within};
 use super::settle::Outbox;
 use super::{Postgres, map};
 use crate::codec::{count, decode, duration, micros};
@@ -89,6 +90,18 @@ impl DueBatch for Batch {
     }
 
     async fn finish(
+        self: Box<Self>,
+        published: &[OutboxId],
+        failed: &[(OutboxId, Duration, String)],
+    ) -> Result<(), Error> {
+        let address = self.address.clone();
+        within(&address, HOT, self.write(published, failed)).await
+    }
+}
+
+impl Batch {
+    /// Dropped half-way: rolled back, and what was published is published again.
+    async fn write(
         mut self: Box<Self>,
         published: &[OutboxId],
         failed: &[(OutboxId, Duration, String)],
