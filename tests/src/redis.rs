@@ -56,6 +56,24 @@ impl PrivateRedis {
         or_fail(Self::try_start(Durability::AppendOnly).await)
     }
 
+    /// Starts one that has forgotten everything after [`kill`](Self::kill) or [`stop`](Self::stop).
+    ///
+    /// # Panics
+    /// It cannot be found or does not start.
+    pub async fn start_forgetful() -> Self {
+        or_fail(Self::try_start(Durability::None).await)
+    }
+
+    /// Throws every key away.
+    ///
+    /// # Panics
+    /// The server does not answer.
+    pub async fn flush(&self) {
+        let answer = ask(self.port, b"FLUSHALL\r\n").await;
+        let answer = or_fail(answer.map_err(Error::while_doing("flushing Redis")));
+        assert!(answer.starts_with("+OK"), "the test harness failed: flushing Redis: {answer}");
+    }
+
     pub(crate) async fn try_start(durability: Durability) -> Result<Self, Error> {
         let program = programs::REDIS.find()?;
         let port = free_port()?;

@@ -43,7 +43,8 @@ impl Stage {
         Self::with(Place::Embedded)
     }
 
-    fn with(place: Place) -> Self {
+    /// With services of the caller's choice.
+    pub fn with(place: Place) -> Self {
         let name = format!("t{:016x}", fastrand::u64(..));
         Self { folder: weft_tests::folder("stage"), place, prefix: name.clone(), node: name }
     }
@@ -249,6 +250,11 @@ pub fn children(parent: u32) -> BTreeSet<u32> {
 /// Whether a process is there; a zombie is not.
 pub fn is_alive(pid: u32) -> bool {
     stat(pid).is_some_and(|fields| !matches!(fields.first().map(String::as_str), None | Some("Z" | "X")))
+}
+
+/// The state of a process, such as `S` or `T`; `None` when it is not there.
+pub fn state_of(pid: u32) -> Option<String> {
+    stat(pid)?.into_iter().next()
 }
 
 /// What `/proc/PID/stat` says behind the name: state, parent, group and so on.
