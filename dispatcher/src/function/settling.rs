@@ -18,10 +18,11 @@ impl Core {
         let superseded = running.superseded;
         spans::outcome(&invocation.step, &invocation.span, &outcome);
         let ended = Ended {
-            outcome: if superseded && !matches!(outcome, Outcome::Committed { .. }) {
-                &Outcome::Superseded
-            } else {
-                &outcome
+            outcome: match &outcome {
+                Outcome::Committed { .. } | Outcome::Crashed { .. } => &outcome,
+                // We cancelled it because our lease was lost: given back, if it is still ours to give.
+                _ if superseded => &Outcome::Drained,
+                _ => &outcome,
             },
             attempt: claim.attempt.0,
             crashes: claim.crashes,

@@ -3,15 +3,26 @@
 use super::*;
 
 #[test]
-fn losing_the_lease_cancels_what_runs_and_asks_anew() {
+fn losing_the_lease_cancels_what_runs_gives_it_back_uncounted_and_asks_anew() {
     let mut bench = bench(1, 1);
     let (worker, invoke) = bench.running("k");
     let actions = bench.handle(Input::Owner(None));
     assert!(matches!(actions[..], [Action::Cancel(id, run)] if id == worker && run == invoke.id), "{actions:?}");
-    let actions = bench.outcome(worker, &invoke, succeeded());
-    assert!(settles(&actions).is_empty() && claimed(&actions).is_empty(), "{actions:?}");
+    let released = settles(&bench.outcome(worker, &invoke, succeeded()));
+    assert!(matches!(released[..], [Settle { to: Settlement::Released, .. }]), "it costs no attempt: {released:?}");
+    let actions = bench.settled(&released, Settled::Done);
+    assert!(claimed(&actions).is_empty() && acked(&actions).is_empty(), "{actions:?}");
     let owner = Owner { node: NodeName::new("n").unwrap(), incarnation: 2 };
     assert_eq!(claimed(&bench.handle(Input::Owner(Some(owner)))).len(), 1);
+}
+
+#[test]
+fn a_worker_that_died_while_the_lease_was_lost_has_crashed_all_the_same() {
+    let mut bench = bench(1, 1);
+    let (worker, _) = bench.running("k");
+    bench.handle(Input::Owner(None));
+    let crashed = settles(&bench.gone(worker, true));
+    assert!(matches!(crashed[..], [Settle { to: Settlement::Waiting { crashed: true, .. }, .. }]), "{crashed:?}");
 }
 
 #[test]
