@@ -140,11 +140,16 @@ impl Case {
         serde_json::from_str(&row).unwrap_or_else(|error| panic!("no row of {id} ({error}): {row}"))
     }
 
-    /// State, attempt, crashes and fence of an order.
-    pub async fn stands(&self, id: &str) -> (String, i64, i64, i64) {
+    /// How many attempts of an order have killed their worker.
+    pub async fn crashes(&self, id: &str) -> i64 {
+        self.row(id).await["crashes"].as_i64().unwrap()
+    }
+
+    /// State, attempt and fence of an order.
+    pub async fn stands(&self, id: &str) -> (String, i64, i64) {
         let row = self.row(id).await;
         let number = |name: &str| row[name].as_i64().unwrap();
-        (row["state"].as_str().unwrap().to_owned(), number("attempt"), number("crashes"), number("fence"))
+        (row["state"].as_str().unwrap().to_owned(), number("attempt"), number("fence"))
     }
 
     /// Waits until an order is in a state.
@@ -193,6 +198,15 @@ impl Case {
         .await;
     }
 
+    /// Waits until the outbox is empty: a row goes after its message was taken, and that may have been handled by then.
+    pub async fn outbox_empty(&self) {
+        poll("the outbox is empty", LIMIT, || async {
+            let left = self.count("outbox").await;
+            if left == 0 { Ok(()) } else { Err(left) }
+        })
+        .await;
+    }
+
     /// The number of messages in a function's dead-letter queue.
     pub async fn letters(&self, function: &str) -> u64 {
         let queue = format!("{}.dlq.{function}", self.stage.prefix);
@@ -224,7 +238,7 @@ impl Case {
         }
         self.stage.queue_empty("place").await;
         self.stage.queue_empty("seen").await;
-        assert_eq!(self.count("outbox").await, 0, "the outbox is not empty");
+        self.outbox_empty().await;
         assert_eq!(self.count("dead_letter").await, letters, "not as many have died");
         assert_eq!(self.count("dead_letter where redriven_at is null").await, 0, "something is dead");
     }
