@@ -39,7 +39,7 @@ pub struct Case {
 
 impl Case {
     pub async fn new() -> Self {
-        Self::with("30s", None).await
+        Self::with("10m", None).await
     }
 
     /// The attempts of an order may take so long.
@@ -49,7 +49,7 @@ impl Case {
 
     /// The first worker that comes to a crash point is killed there; those after it pass.
     pub async fn crashing(point: &str) -> Self {
-        Self::with("30s", Some(point)).await
+        Self::with("10m", Some(point)).await
     }
 
     async fn with(timeout: &str, crash: Option<&str>) -> Self {
@@ -73,7 +73,7 @@ impl Case {
 
     /// The standard manifest on any stage.
     pub async fn standard(stage: Stage) -> Self {
-        Self::on(stage, &MANIFEST.replace("PROGRAM", r#""HANDLERS""#).replace("TIMEOUT", "30s")).await
+        Self::on(stage, &MANIFEST.replace("PROGRAM", r#""HANDLERS""#).replace("TIMEOUT", "10m")).await
     }
 
     /// A dispatcher with a name and a lease of its own; not started yet.
