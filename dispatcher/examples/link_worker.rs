@@ -178,6 +178,7 @@ fn be_a_dispatcher() {
             state_url: String::new(),
             prefix: "weft".into(),
             spans: false,
+            max_result_bytes: 1 << 20,
         };
         let (sender, mut events) = mpsc::channel(16);
         let init_timeout = Duration::from_secs(20);

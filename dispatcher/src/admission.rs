@@ -1,6 +1,6 @@
 //! Admission: what a message must be before it may become an invocation. Pure; each check has one reason.
 //!
-//! The order is decode, size, schema, age, key. What fails here is buried with its original bytes and costs no attempt.
+//! The order is size, decode, depth, schema, age, key. What fails here is buried with its original bytes and costs no attempt.
 
 use std::sync::Arc;
 
@@ -73,11 +73,16 @@ impl Admission {
                 format!("the body has {size} bytes, {} allows {}", self.function.name, self.function.max_event_bytes);
             return Err((Reason::TooLarge, ErrorInfo::new("TooLarge", text)));
         }
-        let event = match Event::decode(message) {
+        let mut event = match Event::decode(message) {
             Ok(event) => event,
             Err(error @ DecodeError::NoId) => return Err((Reason::NoKey, ErrorInfo::new("NoKey", error.to_string()))),
             Err(error) => return Err((Reason::Undecodable, ErrorInfo::new("Undecodable", error.to_string()))),
         };
+        if requeue::is_redriven(message) {
+            // A person wants it to run; what it emits begins at one step again.
+            event.clear_depth();
+        }
+        self.check_depth(&event)?;
         if let Some(schema) = &self.schema {
             check_schema(schema, &event).map_err(|text| (Reason::Schema, ErrorInfo::new("Schema", text)))?;
         }
@@ -88,6 +93,21 @@ impl Admission {
         };
         let digest = event.digest();
         Ok((event, key, digest))
+    }
+
+    /// Functions that emit each other's triggers, or their own, would never end. A publisher that forges a depth has its
+    /// own event refused, no other.
+    fn check_depth(&self, event: &Event) -> Result<(), (Reason, ErrorInfo)> {
+        let (depth, most) = (event.depth(), self.function.max_depth);
+        if most == 0 || depth <= most {
+            return Ok(());
+        }
+        let text = format!(
+            "the event is {depth} steps away from the one that began it, {} allows {most}: do functions emit each \
+             other's triggers?",
+            self.function.name
+        );
+        Err((Reason::Recursion, ErrorInfo::new("Recursion", text)))
     }
 
     /// A retry is judged by the ledger's own clock when it is parked; only what arrives from outside is judged here.

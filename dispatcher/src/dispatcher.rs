@@ -136,7 +136,7 @@ impl Dispatcher {
         }
         for users in programs.into_values() {
             let Some(first) = users.first() else { continue };
-            let start = self.start(&first.function.name);
+            let start = self.start(&first.function);
             let handlers = crate::link::probe(Arc::clone(&first.program), start)
                 .await
                 .map_err(|ending| report::start(&first.function.name, &first.program, &ending))?;
@@ -149,10 +149,11 @@ impl Dispatcher {
         Ok(())
     }
 
-    fn start(&self, function: &FunctionName) -> Start {
+    fn start(&self, function: &Function) -> Start {
         Start {
-            function: function.clone(),
-            worker: format!("{function}-0"),
+            function: function.name.clone(),
+            worker: format!("{}-0", function.name),
+            max_result_bytes: function.max_result_bytes,
             ledger_url: self.config.ledger_address.expose().to_owned(),
             state_url: self.config.state_address.expose().to_owned(),
             prefix: self.config.prefix.clone(),
@@ -239,7 +240,7 @@ impl Dispatcher {
                     ledger: Arc::clone(&config.ledger),
                     owner: owner.clone(),
                     program: Arc::clone(program),
-                    start: self.start(&function.name),
+                    start: self.start(function),
                     relay: Arc::clone(&wake),
                     forwarder: Arc::clone(&forwarder),
                     stats: stats.clone(),

@@ -1,9 +1,13 @@
 //! The relay: publishes what the ledger's outbox says is due, with confirms, and deletes it after.
 //!
 //! It is woken by a commit of ours, by the next due time, and by a slow period that catches what another process wrote.
+//!
+//! While the broker is away or in alarm nothing is taken from the outbox, so what is due leaves as soon as it is back.
+//! What the broker refuses is kept and tried again, ever more slowly up to [`SLOWEST`]; each address that refuses is told
+//! once, and shown in the status until it takes something. Replies that no queue takes are dropped: who asked is gone.
+//!
 //! A crash between the publish and the delete repeats the publish with the same id; the next ledger drops it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,11 +25,12 @@ use crate::status::Stats;
 const BATCH: u32 = 256;
 /// The longest sleep: bounds how late a row of a crashed or foreign process leaves.
 const PERIOD: Duration = Duration::from_secs(5);
-/// Wait before a refused row is tried again, doubled for each try up to the second.
-const REFUSED_WAIT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
-
-/// Of how many targets it is remembered that they take nothing.
-const TOLD: usize = 64;
+/// Wait before a refused row is tried again, doubled for each try.
+const FIRST: Duration = Duration::from_millis(500);
+/// The longest wait of a row that the broker itself refuses: no queue takes it, or a full one does not.
+const SLOWEST: Duration = Duration::from_secs(30);
+/// The longest wait of a row that got no answer: it goes when the broker is back.
+const UNANSWERED: Duration = Duration::from_secs(5);
 
 pub(crate) struct Relay {
     pub ledger: Arc<dyn Ledger>,
@@ -41,7 +46,7 @@ impl Relay {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut failures = 0u32;
         let mut health = self.broker.health();
-        let mut told = Told::default();
+        let mut told = Told { stats: self.stats.clone(), broker: false };
         loop {
             // A broker that takes nothing is not asked: a row's tries are for what is wrong with the row, and what was
             // written to a blocked connection would pile up in its buffers. The broker tells of it, once.
@@ -104,13 +109,18 @@ impl Relay {
         }
         crash::point(Point::BeforePublish);
         let answers = self.broker.publish(&messages).await;
-        let (mut published, mut failed) = (Vec::new(), Vec::new());
+        let (mut published, mut dropped, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for ((due, span), answer) in batch.rows().iter().zip(&spans).zip(answers) {
             match answer {
                 Ok(()) => {
                     crash::point(Point::AfterPublish);
                     told.published(due);
                     published.push(due.id);
+                }
+                Err(PublishError::Unroutable { detail }) if due.kind == OutboxKind::Reply => {
+                    spans::failed(span, &detail);
+                    tracing::debug!(routing_key = due.message.routing_key, detail, "reply dropped, nobody takes it");
+                    dropped.push(due.id);
                 }
                 Err(error) => {
                     spans::failed(span, &error.to_string());
@@ -123,6 +133,8 @@ impl Relay {
         self.stats.relayed(published.len() as u64, refusals as u64);
         let redriven = |due: &Due| due.kind == OutboxKind::Redrive && published.contains(&due.id);
         let closed = batch.rows().iter().any(redriven);
+        self.stats.replies_dropped(dropped.len() as u64);
+        published.extend(dropped);
         batch.finish(&published, &failed).await?;
         if closed {
             self.closed.notify_one();
@@ -133,26 +145,31 @@ impl Relay {
 }
 
 fn refused(due: &Due, error: &PublishError) -> (OutboxId, Duration, String) {
-    let doublings = due.tries.min(16);
-    let wait = REFUSED_WAIT.0.saturating_mul(1 << doublings).min(REFUSED_WAIT.1);
-    (due.id, wait.mul_f64(0.8 + 0.4 * fastrand::f64()), error.to_string())
+    (due.id, wait(error, due.tries).mul_f64(0.8 + 0.4 * fastrand::f64()), error.to_string())
 }
 
-/// What is not published at present, so that each is told when it begins and when it ends, and not with every row.
-#[derive(Default)]
+/// How long a row waits that has been refused so often before.
+fn wait(error: &PublishError, tries: u32) -> Duration {
+    let most = match error {
+        PublishError::Unroutable { .. } | PublishError::Nacked => SLOWEST,
+        PublishError::Unconfirmed { .. } | PublishError::Disconnected { .. } => UNANSWERED,
+    };
+    FIRST.saturating_mul(1 << tries.min(16)).min(most)
+}
+
+/// Tells what is not published at present: each address when it begins and when it ends, and not with every row.
 struct Told {
-    /// Exchange and routing key of rows that no queue took.
-    targets: BTreeSet<(String, String)>,
+    /// Holds the addresses that take nothing, for the status as well.
+    stats: Stats,
     /// The broker as a whole does not answer.
     broker: bool,
 }
 
 impl Told {
     fn refused(&mut self, due: &Due, error: &PublishError) {
-        let Message { exchange, routing_key, .. } = &due.message;
         let news = match error {
             PublishError::Unroutable { .. } | PublishError::Nacked => {
-                self.targets.len() < TOLD && self.targets.insert((exchange.clone(), routing_key.clone()))
+                self.stats.held(route(&due.message), Some(error.to_string()))
             }
             PublishError::Unconfirmed { .. } | PublishError::Disconnected { .. } => {
                 !std::mem::replace(&mut self.broker, true)
@@ -160,6 +177,7 @@ impl Told {
         };
         // The row itself keeps the count and the last error.
         if news {
+            let Message { exchange, routing_key, .. } = &due.message;
             tracing::warn!(
                 kind = ?due.kind, exchange, routing_key, error = %error,
                 "outbox row not published, kept and tried again"
@@ -168,11 +186,23 @@ impl Told {
     }
 
     fn published(&mut self, due: &Due) {
-        let Message { exchange, routing_key, .. } = &due.message;
         let ended = std::mem::take(&mut self.broker);
-        let taken = !self.targets.is_empty() && self.targets.remove(&(exchange.clone(), routing_key.clone()));
+        let taken = self.stats.holds_any() && self.stats.held(route(&due.message), None);
         if ended || taken {
+            let Message { exchange, routing_key, .. } = &due.message;
             tracing::info!(exchange, routing_key, "outbox rows are published again");
         }
     }
 }
+
+/// An address as status and people write it.
+fn route(message: &Message) -> String {
+    if message.exchange.is_empty() {
+        message.routing_key.clone()
+    } else {
+        format!("{} ({})", message.exchange, message.routing_key)
+    }
+}
+
+#[cfg(test)]
+mod tests;

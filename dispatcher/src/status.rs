@@ -168,12 +168,18 @@ struct Shared {
     /// Outbox rows published.
     relayed: AtomicU64,
     refused: AtomicU64,
+    replies_dropped: AtomicU64,
+    /// Addresses that refuse what is published to them, with the last error. At most [`HELD_MOST`].
+    held: Mutex<BTreeMap<String, String>>,
     caught: AtomicU64,
     unrouted: AtomicU64,
     resolved: AtomicU64,
     workers: AtomicU32,
     peak_workers: AtomicU32,
 }
+
+/// Addresses that are told apart in the status; more are kept and tried all the same.
+const HELD_MOST: usize = 100;
 
 impl Stats {
     pub(crate) fn new<'a>(functions: impl IntoIterator<Item = &'a FunctionName>, metrics: &Metrics) -> Self {
@@ -200,6 +206,25 @@ impl Stats {
     pub(crate) fn relayed(&self, published: u64, refused: u64) {
         self.shared.relayed.fetch_add(published, Ordering::Relaxed);
         self.shared.refused.fetch_add(refused, Ordering::Relaxed);
+    }
+
+    pub(crate) fn replies_dropped(&self, count: u64) {
+        self.shared.replies_dropped.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Notes that an address refuses (with why) or takes again (`None`); `true` when that is new.
+    pub(crate) fn held(&self, route: String, error: Option<String>) -> bool {
+        let mut held = lock(&self.shared.held);
+        match error {
+            Some(_) if held.len() >= HELD_MOST && !held.contains_key(&route) => false,
+            Some(error) => held.insert(route, error).is_none(),
+            None => held.remove(&route).is_some(),
+        }
+    }
+
+    /// Whether any address refuses.
+    pub(crate) fn holds_any(&self) -> bool {
+        !lock(&self.shared.held).is_empty()
     }
 
     pub(crate) fn caught(&self) {
@@ -231,6 +256,8 @@ impl Stats {
             peak_workers: self.peak_workers(),
             relayed: self.shared.relayed.load(Ordering::Relaxed),
             refused: self.shared.refused.load(Ordering::Relaxed),
+            replies_dropped: self.shared.replies_dropped.load(Ordering::Relaxed),
+            held: lock(&self.shared.held).clone(),
             caught: self.shared.caught.load(Ordering::Relaxed),
             unrouted: self.shared.unrouted.load(Ordering::Relaxed),
             copies_resolved: self.shared.resolved.load(Ordering::Relaxed),
@@ -273,6 +300,12 @@ pub struct Snapshot {
     pub relayed: u64,
     /// Publishes of outbox rows that the broker did not take, since the start; each row stays and is tried again.
     pub refused: u64,
+    /// Replies that no queue took, since the start: who asked was gone.
+    pub replies_dropped: u64,
+    /// Addresses that refuse what the outbox has for them (no such queue, a full one), with the last error. The rows are
+    /// kept and tried again.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub held: BTreeMap<String, String>,
     /// Messages that the broker itself had given up, taken from its crash net since the start.
     pub caught: u64,
     /// Events that no function is bound to, since the start.

@@ -44,6 +44,27 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the database refused a value that it was to hold (a text with a NUL, a row that is too large, a constraint),
+    /// so that the same values are refused each time while others are taken. `false` for a database that refuses
+    /// everything: a full disk, a missing permission, a server that is read-only.
+    pub fn blames_the_values(&self) -> bool {
+        let Self::Statement { source, .. } = self else { return false };
+        match source.downcast_ref::<sqlx::Error>() {
+            Some(sqlx::Error::Encode(_)) => true,
+            Some(error) => {
+                let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+                code.is_some_and(|code| match code.len() {
+                    // SQLSTATE: data exception, integrity constraint, program limit.
+                    5 => ["22", "23", "54"].iter().any(|class| code.starts_with(class)),
+                    // SQLite, the primary code in the low byte: too big, constraint, mismatch, out of range.
+                    _ => code.parse::<u32>().is_ok_and(|code| [18, 19, 20, 25].contains(&(code & 0xff))),
+                })
+            }
+            // It could not be written in our own form.
+            None => source.is::<rmp_serde::encode::Error>(),
+        }
+    }
+
     /// Whether the same call may succeed later without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -18,7 +18,8 @@ fn every_code_has_a_page_and_every_page_a_code() {
     let pages: BTreeSet<String> = std::fs::read_dir(folder())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name != "README.md")
+        // The verdicts on events are no reports of a command: schemas/tests/pages.rs holds theirs.
+        .filter(|name| name != "README.md" && !name.starts_with("W09"))
         .collect();
     assert_eq!(codes, pages, "codes of process/src/report.rs (left) and pages of docs/errors (right)");
 }

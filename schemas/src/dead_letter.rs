@@ -73,6 +73,27 @@ impl Reason {
         }
     }
 
+    /// The stable code of the verdict: `docs/errors/CODE.md` says what happened and what to do.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Undecodable => "W0901",
+            Self::Schema => "W0902",
+            Self::NoKey => "W0903",
+            Self::TooLarge => "W0904",
+            Self::TooOld => "W0905",
+            Self::Mismatch => "W0906",
+            Self::Terminal => "W0907",
+            Self::Exhausted => "W0908",
+            Self::TimedOut => "W0909",
+            Self::Crashed => "W0910",
+            Self::Recursion => "W0911",
+            Self::Unroutable => "W0912",
+        }
+    }
+
+    /// The code of an attempt that failed and will be made again: no death, and no reason.
+    pub const RETRY_CODE: &str = "W0913";
+
     /// Reads the text form back.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == text)
@@ -181,6 +202,7 @@ impl DeadLetter {
             (header::KEY, self.key.as_ref().and_then(|key| text(key.as_str()))),
             (header::EPOCH, number(self.epoch.0)),
             (header::REASON, text(self.reason.as_str())),
+            (header::CODE, text(self.reason.code())),
             (header::ERROR_TYPE, text(&self.error.kind)),
             (header::ERROR_MESSAGE, text(&self.error.message)),
             (header::ATTEMPTS, number(self.attempts.0)),
@@ -232,6 +254,8 @@ pub mod header {
     pub const EPOCH: &str = crate::requeue::EPOCH_HEADER;
     /// One of [`super::Reason`].
     pub const REASON: &str = "weft-reason";
+    /// The reason's stable code, which has a page: see [`super::Reason::code`].
+    pub const CODE: &str = "weft-code";
     pub const ERROR_TYPE: &str = "weft-error-type";
     pub const ERROR_MESSAGE: &str = "weft-error-message";
     pub const ATTEMPTS: &str = "weft-attempts";

@@ -29,6 +29,9 @@ pub const HEADER_PREFIX: &str = "cloudEvents_";
 /// The longest extension name, in bytes. With its prefix it is a header name, which AMQP limits to 255.
 pub const MAX_EXTENSION_NAME_BYTES: usize = 128;
 
+/// The extension that says how many steps an emitted event is away from the one that began it; absent on that one.
+pub const DEPTH_EXTENSION: &str = "weftdepth";
+
 /// Longest text of an AMQP property ("short string").
 const MAX_SHORT_BYTES: usize = 255;
 /// Attributes that are no extensions, and the members of the JSON form that are no attributes.
@@ -241,6 +244,24 @@ impl Event {
     pub fn trace_context(&self) -> Option<TraceContext> {
         let traceparent = self.extensions.get("traceparent")?;
         TraceContext::parse(traceparent, self.extensions.get("tracestate").map(String::as_str))
+    }
+
+    /// How many steps this event is away from the one that began it: 0 for one that no handler emitted, and for one whose
+    /// [`DEPTH_EXTENSION`] is no number.
+    pub fn depth(&self) -> u32 {
+        self.extensions.get(DEPTH_EXTENSION).and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    /// Marks an event that a handler emitted while it ran for `cause`: one step further. Repeating it changes nothing,
+    /// and an event that says it is further already keeps that.
+    pub fn set_depth_after(&mut self, cause: &Event) {
+        let depth = cause.depth().saturating_add(1).max(self.depth());
+        self.extensions.insert(DEPTH_EXTENSION.to_owned(), depth.to_string());
+    }
+
+    /// Takes the depth away: the event begins anew.
+    pub fn clear_depth(&mut self) {
+        self.extensions.remove(DEPTH_EXTENSION);
     }
 
     /// Whether `datacontenttype` is JSON, or absent (which means JSON in CloudEvents' JSON form).

@@ -65,6 +65,16 @@ pub struct Start {
     pub prefix: String,
     /// Whether finished spans are wanted.
     pub spans: bool,
+    /// The largest result that a handler may return, in bytes of JSON.
+    #[serde(default = "default_max_result_bytes")]
+    pub max_result_bytes: u64,
+}
+
+/// The largest result where nothing else is said: 6 MiB, what AWS Lambda lets a function answer.
+pub const DEFAULT_MAX_RESULT_BYTES: u64 = 6 << 20;
+
+fn default_max_result_bytes() -> u64 {
+    DEFAULT_MAX_RESULT_BYTES
 }
 
 impl fmt::Debug for Start {

@@ -150,6 +150,9 @@ pub struct DeadLetterHeaders {
     pub weft_epoch: u32,
     /// Why it was given up.
     pub weft_reason: Reason,
+    /// The reason's stable code, which has a page in `docs/errors`; absent on letters of an older Weft.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weft_code: Option<String>,
     /// The error's type or class.
     pub weft_error_type: String,
     pub weft_error_message: String,

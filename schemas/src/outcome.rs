@@ -13,9 +13,13 @@ pub struct ErrorInfo {
 }
 
 impl ErrorInfo {
-    /// Builds an error, cutting both texts to their limits.
+    /// Builds an error, cutting both texts to their limits. A NUL becomes U+FFFD.
     pub fn new(kind: impl Into<String>, message: impl Into<String>) -> Self {
         fn cut(mut text: String, max: usize) -> String {
+            // No text of a database, nor a header, can hold it.
+            if text.contains('\0') {
+                text = text.replace('\0', "\u{fffd}");
+            }
             if text.len() > max {
                 let end = text.floor_char_boundary(max);
                 text.truncate(end);

@@ -107,6 +107,11 @@ pub fn retry_message(original: &Message, prefix: &str, function: &FunctionName, 
     message
 }
 
+/// The same message once more, straight to its function's queue: no retry, so that it is judged as any duplicate is.
+pub fn again_message(original: &Message, prefix: &str, function: &FunctionName) -> Message {
+    to_function(original, prefix, function, epoch(original))
+}
+
 /// The message that brings a dead letter back: straight to its function's queue, one epoch later. A message that could
 /// not be read then cannot be read now, in the same way.
 ///

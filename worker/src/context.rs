@@ -223,6 +223,7 @@ impl Context {
             return Err(Failure::retry("EmitTooLarge", text));
         }
         span::stamp(&mut event, self.event());
+        event.set_depth_after(self.event());
         effects.built = effects.built.saturating_add(1);
         effects.built_bytes = bytes;
         Ok(event)

@@ -12,9 +12,6 @@ use serde::de::DeserializeOwned;
 use crate::context::Context;
 use crate::failure::Failure;
 
-/// The largest result that a handler may return, in bytes of JSON: it is stored in the ledger and answers duplicates.
-pub const MAX_RESULT_BYTES: usize = 1024 * 1024;
-
 type Run = Pin<Box<dyn Future<Output = Result<Bytes, Failure>> + Send>>;
 
 /// A handler whose event data and result are JSON bytes.
@@ -66,8 +63,9 @@ where
 {
     Arc::new(move |ctx: Context| match parse::<T>(&ctx.event().data) {
         Ok(data) => {
+            let most = ctx.services().max_result;
             let run = f(ctx, data);
-            Box::pin(async move { to_json(&run.await?) }) as Run
+            Box::pin(async move { to_json(&run.await?, most) }) as Run
         }
         Err(failure) => Box::pin(std::future::ready(Err(failure))),
     })
@@ -89,12 +87,12 @@ fn parse<T: DeserializeOwned>(data: &[u8]) -> Result<T, Failure> {
 /// The stored form of a result.
 ///
 /// # Errors
-/// It does not serialise (retryable: a corrected program may be on its way), or is larger than [`MAX_RESULT_BYTES`].
-pub(crate) fn to_json<R: Serialize>(result: &R) -> Result<Bytes, Failure> {
+/// It does not serialise (retryable: a corrected program may be on its way), or is larger than `most` bytes (terminal).
+pub(crate) fn to_json<R: Serialize>(result: &R, most: u64) -> Result<Bytes, Failure> {
     let json =
         serde_json::to_vec(result).map_err(|error| Failure::retry("ResultNotSerializable", error.to_string()))?;
-    if json.len() > MAX_RESULT_BYTES {
-        let text = format!("the result has {} bytes; at most {MAX_RESULT_BYTES} are kept", json.len());
+    if json.len() as u64 > most {
+        let text = format!("the result has {} bytes, max_result allows {most}", json.len());
         return Err(Failure::terminal("ResultTooLarge", text));
     }
     Ok(json.into())
@@ -128,12 +126,12 @@ mod tests {
     #[test]
     fn a_result_that_cannot_be_kept_is_a_failure() {
         let map = std::collections::HashMap::from([(vec![1u8], 1)]);
-        let failure = to_json(&map).unwrap_err();
+        let failure = to_json(&map, 100).unwrap_err();
         assert_eq!(failure.kind(), "ResultNotSerializable");
         assert!(!failure.is_terminal());
-        let failure = to_json(&"x".repeat(MAX_RESULT_BYTES)).unwrap_err();
+        let failure = to_json(&"x".repeat(100), 100).unwrap_err();
         assert_eq!(failure.kind(), "ResultTooLarge");
         assert!(failure.is_terminal());
-        assert_eq!(to_json(&"x".repeat(MAX_RESULT_BYTES - 2)).unwrap().len(), MAX_RESULT_BYTES);
+        assert_eq!(to_json(&"x".repeat(98), 100).unwrap().len(), 100);
     }
 }

@@ -25,7 +25,6 @@ mod tests;
 pub use context::Context;
 pub use emit::{MAX_EMIT_BYTES, MAX_EMITS_BYTES};
 pub use failure::Failure;
-pub use handler::MAX_RESULT_BYTES;
 pub use state::{CheckError, Once, State, check_state, peek_state};
 pub use transaction::Transaction;
 pub use worker::Worker;

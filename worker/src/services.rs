@@ -13,6 +13,8 @@ pub(crate) struct Services {
     pub(crate) function: FunctionName,
     /// In front of every broker name and every state key of this installation.
     pub(crate) prefix: String,
+    /// The largest result of a handler, in bytes of JSON.
+    pub(crate) max_result: u64,
     ledger_url: Address,
     joiner: OnceCell<Joiner>,
     state_url: Address,
@@ -24,6 +26,7 @@ impl Services {
         Self {
             function: start.function,
             prefix: start.prefix,
+            max_result: start.max_result_bytes,
             ledger_url: Address::new(start.ledger_url),
             joiner: OnceCell::new(),
             state_url: Address::new(start.state_url),

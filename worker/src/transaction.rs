@@ -112,7 +112,7 @@ impl Transaction {
     pub async fn commit<R: Serialize>(self, result: R) -> Result<R, Failure> {
         let Self { joined, emits, slot } = self;
         let ctx = &slot.ctx;
-        let json = to_json(&result)?;
+        let json = to_json(&result, ctx.services().max_result)?;
         let exchange = ctx.services().events_exchange();
         // A copy: should the commit fail, another transaction of this attempt may still take them along.
         let earlier = ctx.effects().emits.clone();

@@ -57,7 +57,7 @@ impl Worker {
     ///
     /// | the handler | outcome |
     /// | --- | --- |
-    /// | returns `Ok` | succeeded; the result answers every duplicate. At most [`crate::MAX_RESULT_BYTES`] of JSON |
+    /// | returns `Ok` | succeeded; the result answers every duplicate. At most `max_result` of JSON (`weft.toml`; 6 MiB), else dead |
     /// | committed its transaction | committed, whatever it returns afterwards |
     /// | returns `Err` | as the [`Failure`] says: retry or terminal |
     /// | panics | retry, kind `panic`; the worker lives on |

@@ -84,6 +84,7 @@ impl Process {
             state_url: "redis://127.0.0.1:1".to_owned(),
             prefix: "weft".to_owned(),
             spans,
+            max_result_bytes: 1 << 20,
         }));
         assert!(matches!(this.receive(), ToDispatcher::Ready { handlers } if handlers.len() == 3));
         this

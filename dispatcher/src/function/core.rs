@@ -25,6 +25,7 @@ use weft_schemas::manifest::Function;
 use weft_schemas::{DeadLetter, ErrorInfo, Event, Fence, Key, Message, Reason};
 
 use super::outage::Outage;
+use super::replies::{Posting, Waiting};
 use super::timer::Timer;
 use crate::admission::{Admission, Admitted};
 use crate::broker::{Delivery, DeliveryId, Names};
@@ -66,6 +67,10 @@ pub(crate) enum Input {
         burials: Vec<Burial>,
         result: Result<(), weft_ledger::Error>,
     },
+    Posted {
+        postings: Vec<Posting>,
+        result: Result<(), weft_ledger::Error>,
+    },
     Worker(WorkerId, FromWorker),
     /// The right to claim: `None` while the node's lease is not ours.
     Owner(Option<Owner>),
@@ -83,6 +88,7 @@ pub(crate) enum Action {
     },
     Settle(Vec<Settle>),
     Bury(Vec<Burial>),
+    Post(Vec<Posting>),
     Ack(Vec<DeliveryId>),
     Requeue(Vec<DeliveryId>),
     StopConsuming,
@@ -102,7 +108,9 @@ pub(crate) enum Action {
 /// A message on its way to the dead letters without ever having been an invocation.
 #[derive(Debug, Clone)]
 pub(crate) struct Burial {
-    pub delivery: DeliveryId,
+    pub delivery: Waiting,
+    /// How often the ledger has refused its values.
+    pub refusals: u32,
     pub letter: DeadLetter,
     pub copy: OutboxMessage,
 }
@@ -111,7 +119,7 @@ pub(crate) struct Burial {
 pub(crate) struct Invocation {
     pub admitted: Admitted,
     /// The delivery that began it and the duplicates that joined it; acked together.
-    pub deliveries: Vec<DeliveryId>,
+    pub deliveries: Vec<Waiting>,
     /// Same key, other payload, arrived while the claim was still open.
     pub rivals: Vec<(DeliveryId, Admitted)>,
     pub phase: Phase,
@@ -128,6 +136,8 @@ pub(crate) struct Invocation {
     pub step: Span,
     /// Attempts in a row that an outage ended.
     pub outages: u32,
+    /// How often the ledger has refused the values of its settle.
+    pub refusals: u32,
 }
 
 pub(crate) enum Phase {
@@ -239,6 +249,10 @@ pub(crate) struct Core {
     pub(super) settling: bool,
     pub(super) to_bury: Vec<Burial>,
     pub(super) burying: bool,
+    /// Burials whose values the ledger refuses; each is tried again by itself, at a timer.
+    pub(super) refused_burials: Vec<Burial>,
+    pub(super) to_post: Vec<Posting>,
+    pub(super) posting: bool,
     /// Failures of the ledger in a row; nothing is asked of it until `ledger_again`.
     pub(super) ledger_failures: u32,
     pub(super) ledger_again: Option<Instant>,
@@ -291,6 +305,9 @@ impl Core {
             settling: false,
             to_bury: Vec::new(),
             burying: false,
+            refused_burials: Vec::new(),
+            to_post: Vec::new(),
+            posting: false,
             ledger_failures: 0,
             ledger_again: None,
             batch: super::BATCH,
@@ -318,6 +335,7 @@ impl Core {
             Input::Claimed { keys, result } => self.on_claimed(keys, result, now),
             Input::Settled { keys, result } => self.on_settled(keys, result, now),
             Input::Buried { burials, result } => self.on_buried(burials, result, now),
+            Input::Posted { postings, result } => self.on_posted(postings, result, now),
             Input::Worker(worker, from) => self.on_worker(worker, from, now),
             Input::Owner(owner) => self.on_owner(owner),
             Input::Tick => self.on_timers(now),
@@ -354,10 +372,10 @@ impl Core {
             self.ask_settle();
         }
         if !self.burying && !self.to_bury.is_empty() {
-            let batch = self.to_bury.len().min(self.batch);
-            let burials = self.to_bury.drain(..batch).collect();
-            self.burying = true;
-            self.actions.push(Action::Bury(burials));
+            self.ask_bury();
+        }
+        if !self.posting && !self.to_post.is_empty() {
+            self.ask_post();
         }
         if !self.claiming && !self.draining && !self.to_claim.is_empty() {
             self.ask_claim();
@@ -391,7 +409,7 @@ impl Core {
     }
 
     /// Forgets an invocation, and lets rivals that waited for its end try.
-    pub(super) fn forget(&mut self, key: &Key, now: Now) -> Vec<DeliveryId> {
+    pub(super) fn forget(&mut self, key: &Key, now: Now) -> Vec<Waiting> {
         let Some(invocation) = self.invocations.remove(key) else { return Vec::new() };
         for (delivery, admitted) in invocation.rivals {
             self.accept(delivery, admitted, false, now);
@@ -446,7 +464,9 @@ impl Core {
     }
 
     /// An emitted event as it leaves.
-    pub(super) fn emitted(&self, event: &Event, span: &Span) -> OutboxMessage {
+    pub(super) fn emitted(&self, mut event: Event, cause: &Event, span: &Span) -> OutboxMessage {
+        // The worker has done so, if it is one of ours; another may have forgotten it.
+        event.set_depth_after(cause);
         let mut message = event.to_message(&self.names.events(), &event.kind);
         if let (None, Some(context)) = (message.trace_context(), crate::spans::context(span)) {
             message.set_trace_context(&context);

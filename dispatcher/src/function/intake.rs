@@ -7,6 +7,7 @@ use weft_process::crash::{self, Point};
 use weft_schemas::{Attempt, ErrorInfo, Key, Reason};
 
 use super::core::{Action, Burial, Core, Invocation, LetterOf, Now, Phase};
+use super::replies::{Post, Waiting, refusal, success};
 use super::settling::age;
 use super::timer::{Timer, What};
 use crate::admission::{Admitted, Refusal};
@@ -46,12 +47,13 @@ impl Core {
     }
 
     pub(super) fn accept(&mut self, delivery: DeliveryId, admitted: Admitted, redelivered: bool, now: Now) {
+        let waiting = self.waiting(delivery, &admitted.message);
         let Some(known) = self.invocations.get_mut(&admitted.key) else {
             let span = spans::process(&self.queue, &self.function.name, &admitted);
             let step = spans::claim(&span);
             self.to_claim.push_back(admitted.key.clone());
             let invocation = Invocation {
-                deliveries: vec![delivery],
+                deliveries: vec![waiting],
                 rivals: Vec::new(),
                 phase: Phase::Claiming,
                 covered: 0,
@@ -60,13 +62,14 @@ impl Core {
                 span,
                 step,
                 outages: 0,
+                refusals: 0,
                 admitted,
             };
             self.invocations.insert(invocation.admitted.key.clone(), invocation);
             return;
         };
         if known.admitted.digest == admitted.digest {
-            known.deliveries.push(delivery);
+            known.deliveries.push(waiting);
             // The retry that a waiting row stands for must not be taken for a superfluous copy of it.
             known.admitted.resume = known.admitted.resume.max(admitted.resume);
             return;
@@ -74,17 +77,18 @@ impl Core {
         match known.phase {
             // The ledger may yet say that it is the other payload that it knows.
             Phase::Claiming | Phase::Parked => known.rivals.push((delivery, admitted)),
-            Phase::Ready { .. } | Phase::Running(_) | Phase::Settling { .. } => self.mismatch(delivery, &admitted, now),
+            Phase::Ready { .. } | Phase::Running(_) | Phase::Settling { .. } => self.mismatch(waiting, &admitted, now),
         }
     }
 
     fn refuse(&mut self, delivery: DeliveryId, refusal: Refusal, now: Now) {
         let Refusal { reason, error, message } = refusal;
         tracing::info!(function = %self.function.name, reason = reason.as_str(), error = error.message, "event refused");
-        self.bury(delivery, LetterOf::Message { key: None, message: &message }, reason, error, now);
+        let waiting = self.waiting(delivery, &message);
+        self.bury(waiting, LetterOf::Message { key: None, message: &message }, reason, error, now);
     }
 
-    fn mismatch(&mut self, delivery: DeliveryId, admitted: &Admitted, now: Now) {
+    fn mismatch(&mut self, delivery: Waiting, admitted: &Admitted, now: Now) {
         tracing::info!(function = %self.function.name, key = %admitted.key, "key reused with another payload");
         let error =
             ErrorInfo::new("Mismatch", format!("key {:?} is known with another payload", admitted.key.as_str()));
@@ -92,9 +96,9 @@ impl Core {
         self.bury(delivery, of, Reason::Mismatch, error, now);
     }
 
-    fn bury(&mut self, delivery: DeliveryId, of: LetterOf<'_>, reason: Reason, error: ErrorInfo, now: Now) {
+    fn bury(&mut self, delivery: Waiting, of: LetterOf<'_>, reason: Reason, error: ErrorInfo, now: Now) {
         let (letter, copy) = self.letter(of, reason, error, now);
-        self.to_bury.push(Burial { delivery, letter, copy });
+        self.to_bury.push(Burial { delivery, refusals: 0, letter, copy });
     }
 
     pub(super) fn on_buried(&mut self, burials: Vec<Burial>, result: Result<(), weft_ledger::Error>, now: Now) {
@@ -103,12 +107,20 @@ impl Core {
             Ok(()) => {
                 crash::point(Point::AfterBury);
                 self.ledger_answered();
-                for burial in &burials {
-                    self.stats.died(burial.letter.reason);
+                let mut acks = Vec::new();
+                for Burial { delivery, letter, .. } in burials {
+                    self.stats.died(letter.reason);
+                    let function = self.function.name.clone();
+                    acks.extend(self.answer(vec![delivery], |address| {
+                        Post::Message(Box::new(refusal(&function, letter.key.as_ref(), Some(&letter), &address)))
+                    }));
                 }
-                self.actions.push(Action::Ack(burials.into_iter().map(|burial| burial.delivery).collect()));
+                if !acks.is_empty() {
+                    self.actions.push(Action::Ack(acks));
+                }
                 self.actions.push(Action::WakeRelay);
             }
+            Err(error) if error.blames_the_values() => self.burials_refused(burials, &error, now),
             Err(error) => {
                 self.to_bury.extend(burials);
                 self.ledger_failed("bury dead letters", &error, now);
@@ -200,17 +212,31 @@ impl Core {
                 let resumed = invocation.admitted.resume.is_some_and(|parked| parked.0 + 1 == claim.fence.0);
                 self.granted(key, claim, resumed, lost, now);
                 for (delivery, rival) in rivals {
-                    self.mismatch(delivery, &rival, now);
+                    let waiting = self.waiting(delivery, &rival.message);
+                    self.mismatch(waiting, &rival, now);
                 }
             }
             // A success is for good, whatever has joined since.
-            Verdict::Replay { .. } => {
+            Verdict::Replay { result, .. } => {
                 *known += u64::from(fresh);
-                acks.extend(self.forget(key, now));
+                let function = self.function.name.clone();
+                let answered = self.forget(key, now);
+                acks.extend(
+                    self.answer(answered, |address| {
+                        Post::Message(Box::new(success(&function, key, &result, &address)))
+                    }),
+                );
             }
-            Verdict::Deferred { .. } | Verdict::Dead => {
+            Verdict::Deferred { due_in } => {
                 *known += u64::from(fresh);
-                acks.extend(self.ack_covered(key, now));
+                let message = invocation.admitted.message.clone();
+                let answered = self.ack_covered(key, now);
+                acks.extend(self.put_off(answered, &message, None, due_in));
+            }
+            Verdict::Dead => {
+                *known += u64::from(fresh);
+                let answered = self.ack_covered(key, now);
+                acks.extend(self.answer(answered, |address| Post::OfDead { key: key.clone(), address }));
             }
             Verdict::Busy { retry_in } => {
                 invocation.fresh = fresh;
@@ -254,7 +280,7 @@ impl Core {
 
     /// What an answer that may be outdated by now is about: the deliveries that were there when it was asked for. Those
     /// that joined since ask anew; when there are none, the key is forgotten.
-    pub(super) fn ack_covered(&mut self, key: &Key, now: Now) -> Vec<DeliveryId> {
+    pub(super) fn ack_covered(&mut self, key: &Key, now: Now) -> Vec<Waiting> {
         let Some(invocation) = self.invocations.get_mut(key) else { return Vec::new() };
         let covered = invocation.covered.min(invocation.deliveries.len());
         if covered == invocation.deliveries.len() {

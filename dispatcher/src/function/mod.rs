@@ -1,6 +1,6 @@
 //! One function: from a delivery to its ack.
 //!
-//! [`task`] is the loop (select, handle, do); [`core`] the state it owns; [`intake`], [`placing`], [`settling`],
+//! [`task`] is the loop (select, handle, do); [`core`] the state it owns; [`intake`], [`placing`], [`settling`], [`replies`], [`refused`],
 //! [`outage`] and [`stopping`] the rules, with no I/O in them.
 
 pub(crate) mod core;
@@ -9,6 +9,8 @@ mod intake;
 mod model;
 mod outage;
 mod placing;
+mod refused;
+mod replies;
 mod settling;
 mod stopping;
 pub(crate) mod task;

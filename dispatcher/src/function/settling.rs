@@ -7,11 +7,14 @@ use weft_process::crash::{self, Point};
 use weft_schemas::{ErrorInfo, Event, Key, Outcome, Reason};
 
 use super::core::{Action, AfterSettle, Core, LetterOf, Now, Phase, retry};
+use super::replies::{Post, Waiting, address, refusal, success};
+use crate::broker::DeliveryId;
 use crate::retry::{Ended, Next, decide};
 use crate::spans;
 
 impl Core {
     pub(super) fn on_outcome(&mut self, key: &Key, outcome: Outcome, emits: Vec<Event>, now: Now) {
+        let outcome = self.within_limits(outcome);
         let Some(invocation) = self.invocations.get(key) else { return };
         let Phase::Running(running) = &invocation.phase else { return };
         let claim = running.claim;
@@ -45,7 +48,10 @@ impl Core {
         match next {
             Next::Succeed => {
                 let Outcome::Succeeded { result } = outcome else { return };
-                let outbox = emits.iter().map(|event| self.emitted(event, &invocation.span)).collect();
+                let outbox = emits
+                    .into_iter()
+                    .map(|event| self.emitted(event, &invocation.admitted.event, &invocation.span))
+                    .collect();
                 let keep = self.function.idempotency.keep;
                 self.settle(key, claim, Settlement::Succeeded { result, keep, outbox }, AfterSettle::Ack);
             }
@@ -53,8 +59,14 @@ impl Core {
                 crash::point(Point::AfterSettle);
                 self.stats.add(&self.stats.succeeded);
                 spans::ack(&invocation.span, &self.queue);
-                let deliveries = self.forget(key, now);
-                self.actions.push(Action::Ack(deliveries));
+                let Outcome::Committed { result } = outcome else { return };
+                let function = self.function.name.clone();
+                let answered = self.forget(key, now);
+                let acks = self
+                    .answer(answered, |address| Post::Message(Box::new(success(&function, key, &result, &address))));
+                if !acks.is_empty() {
+                    self.actions.push(Action::Ack(acks));
+                }
                 self.actions.push(Action::WakeRelay);
             }
             Next::Again { after, error, crashed } => {
@@ -70,6 +82,26 @@ impl Core {
             Next::Dead { reason, error } => self.give_up(key, claim, reason, error, now),
             Next::Release => self.settle(key, claim, Settlement::Released, AfterSettle::Release),
             Next::AskAgain => self.ask_again(key, now),
+        }
+    }
+
+    /// A worker of ours has checked its result; another may not have.
+    fn within_limits(&self, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Succeeded { result } if result.len() as u64 > self.function.max_result_bytes => {
+                let most = self.function.max_result_bytes;
+                let text = format!("the result has {} bytes, max_result allows {most}", result.len());
+                Outcome::Failed { error: ErrorInfo::new("ResultTooLarge", text) }
+            }
+            // What a worker of another make sends is cut and cleaned as one of ours does.
+            Outcome::Retry { error, after_ms } => {
+                Outcome::Retry { error: ErrorInfo::new(error.kind, error.message), after_ms }
+            }
+            Outcome::Outage { error, after_ms } => {
+                Outcome::Outage { error: ErrorInfo::new(error.kind, error.message), after_ms }
+            }
+            Outcome::Failed { error } => Outcome::Failed { error: ErrorInfo::new(error.kind, error.message) },
+            other => other,
         }
     }
 
@@ -104,11 +136,24 @@ impl Core {
         let mut settles = Vec::new();
         while settles.len() < self.batch {
             let Some(key) = self.to_settle.pop_front() else { break };
+            let refused = self.invocations.get(&key).is_some_and(|invocation| invocation.refusals > 0);
+            if refused && !settles.is_empty() {
+                self.to_settle.push_front(key);
+                break;
+            }
             if let Some(invocation) = self.invocations.get_mut(&key)
                 && let Phase::Settling { settle, .. } = &invocation.phase
             {
                 invocation.covered = invocation.deliveries.len();
-                settles.push(settle.as_ref().clone());
+                let mut settle = settle.as_ref().clone();
+                if let Settlement::Succeeded { result, outbox, .. } = &mut settle.to {
+                    let addresses = invocation.deliveries.iter().filter_map(|waiting| waiting.reply.as_deref());
+                    outbox.extend(addresses.map(|address| success(&self.function.name, &key, result, address)));
+                }
+                settles.push(settle);
+                if refused {
+                    break;
+                }
             }
         }
         if !settles.is_empty() {
@@ -139,12 +184,12 @@ impl Core {
             match (answer, then) {
                 (Settled::Done, AfterSettle::Ack) => {
                     crash::point(Point::AfterSettle);
-                    wake |= !matches!(&settle.to, Settlement::Succeeded { outbox, .. } if outbox.is_empty());
-                    self.count(&settle.to);
+                    let settlement = settle.to.clone();
+                    self.count(&settlement);
                     spans::ack(&invocation.span, &self.queue);
-                    let for_good = matches!(settle.to, Settlement::Succeeded { .. });
-                    let answered = if for_good { self.forget(&key, now) } else { self.ack_covered(&key, now) };
+                    let (answered, wakes) = self.settled(&key, settlement, now);
                     acks.extend(answered);
+                    wake |= wakes;
                 }
                 (Settled::Done, AfterSettle::Release) => self.ask_again(&key, now),
                 (Settled::Done, &AfterSettle::Wait(after)) => self.wait_out(&key, after, now),
@@ -167,9 +212,45 @@ impl Core {
         }
     }
 
+    /// What a settle that is written means for those that wait: whom to ack, and whether the outbox has something new.
+    fn settled(&mut self, key: &Key, settlement: Settlement, now: Now) -> (Vec<DeliveryId>, bool) {
+        let Some(invocation) = self.invocations.get(key) else { return (Vec::new(), false) };
+        let function = self.function.name.clone();
+        match settlement {
+            Settlement::Succeeded { outbox, .. } => {
+                let wants = |waiting: &Waiting| waiting.reply.is_some();
+                let covered = invocation.covered.min(invocation.deliveries.len());
+                let (asked, joined) = invocation.deliveries.split_at(covered);
+                let wake = !outbox.is_empty() || asked.iter().any(wants);
+                // A success is for good, whatever has joined since; but only those of the settle were answered by it.
+                let answered =
+                    if joined.iter().any(wants) { self.ack_covered(key, now) } else { self.forget(key, now) };
+                (answered.into_iter().map(|waiting| waiting.id).collect(), wake)
+            }
+            Settlement::Waiting { retry, .. } => {
+                let message = invocation.admitted.message.clone();
+                let carried = address(&message, &self.prefix);
+                let answered = self.ack_covered(key, now);
+                (self.put_off(answered, &message, carried.as_ref(), retry.due_in), true)
+            }
+            Settlement::Dead { letter, .. } => {
+                let answered = self.ack_covered(key, now);
+                let acks = self.answer(answered, |address| {
+                    Post::Message(Box::new(refusal(&function, Some(key), Some(&letter), &address)))
+                });
+                (acks, true)
+            }
+            Settlement::Released => (self.ack_covered(key, now).into_iter().map(|waiting| waiting.id).collect(), false),
+        }
+    }
+
     /// A settle that was not answered may have been written: asked again, it is refused by its own fence then, and
     /// the claim that follows tells where the invocation stands.
     fn settles_failed(&mut self, keys: Vec<Key>, error: &weft_ledger::Error, now: Now) {
+        if error.blames_the_values() {
+            self.settles_refused(keys, error, now);
+            return;
+        }
         self.to_settle.extend(keys);
         self.ledger_failed("settle", error, now);
     }
@@ -187,7 +268,7 @@ impl Core {
     pub(super) fn ask_again(&mut self, key: &Key, now: Now) {
         if self.draining {
             let deliveries = self.forget(key, now);
-            self.actions.push(Action::Requeue(deliveries));
+            self.actions.push(Action::Requeue(deliveries.into_iter().map(|waiting| waiting.id).collect()));
         } else {
             self.claim_again(key);
         }

@@ -21,6 +21,8 @@ impl Core {
                 What::Overdue(worker, invocation) => self.overdue(worker, invocation),
                 What::Idle(worker) => self.stop_idle(worker, now),
                 What::Outage => self.look_at_outage(now),
+                What::Refused(key) => self.to_settle.push_back(key),
+                What::RefusedBurials => self.to_bury.append(&mut self.refused_burials),
                 What::Drain => self.drain_is_over(),
             }
         }
@@ -78,7 +80,7 @@ impl Core {
         let mut deliveries = Vec::new();
         for key in keys {
             if let Some(invocation) = self.invocations.remove(&key) {
-                deliveries.extend(invocation.deliveries);
+                deliveries.extend(invocation.deliveries.into_iter().map(|waiting| waiting.id));
                 deliveries.extend(invocation.rivals.into_iter().map(|(delivery, _)| delivery));
             }
         }
@@ -116,8 +118,12 @@ impl Core {
             self.hand_back_unclaimed();
         }
         self.send_idle_home();
-        let quiet =
-            self.invocations.is_empty() && self.to_bury.is_empty() && !self.burying && !self.settling && !self.claiming;
+        let asked = self.burying || self.posting || self.settling || self.claiming;
+        let quiet = self.invocations.is_empty()
+            && self.to_bury.is_empty()
+            && self.refused_burials.is_empty()
+            && self.to_post.is_empty()
+            && !asked;
         if quiet && self.workers.is_empty() && self.deliveries_ended {
             self.actions.push(Action::Stopped);
         }

@@ -173,6 +173,13 @@ impl Hands {
                     Input::Buried { burials, result }
                 });
             }
+            Action::Post(postings) => {
+                let (ledger, function) = (Arc::clone(&self.ledger), Arc::clone(&self.function));
+                self.answers.spawn(async move {
+                    let result = super::replies::post(ledger.as_ref(), &function.name, &postings).await;
+                    Input::Posted { postings, result }
+                });
+            }
             Action::Ack(ids) => self.acks.ack(ids),
             Action::Requeue(ids) => self.acks.requeue(ids),
             Action::StopConsuming => self.acks.stop(),

@@ -29,6 +29,10 @@ pub(super) enum What {
     Start,
     /// An outage that attempts ran into may be over.
     Outage,
+    /// A settle whose values the ledger refused may be asked again.
+    Refused(Key),
+    /// The burials whose values it refused, too.
+    RefusedBurials,
     /// A drain has waited long enough.
     Drain,
 }

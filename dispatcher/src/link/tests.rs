@@ -38,6 +38,7 @@ fn start_frame() -> Start {
         state_url: String::new(),
         prefix: "weft".into(),
         spans: false,
+        max_result_bytes: 1 << 20,
     }
 }
 

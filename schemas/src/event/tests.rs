@@ -397,3 +397,40 @@ fn the_trace_of_the_way_is_preferred_to_that_of_the_making() {
         assert_eq!(message.trace_context(), None, "{broken}");
     }
 }
+
+#[test]
+fn depth_grows_by_a_step_and_changes_neither_digest_nor_key() {
+    let mut cause = sample_event();
+    assert_eq!(cause.depth(), 0);
+    let (digest, key) = (cause.digest(), cause.default_key().unwrap());
+    for depth in 1..4 {
+        let mut emitted = sample_event();
+        emitted.set_depth_after(&cause);
+        emitted.set_depth_after(&cause);
+        assert_eq!(emitted.depth(), depth, "repeating it adds nothing");
+        assert_eq!((emitted.digest(), emitted.default_key().unwrap()), (digest, key.clone()));
+        let arrived = Event::decode(&emitted.to_message("weft.events", &emitted.kind)).unwrap();
+        assert_eq!(arrived.depth(), depth);
+        cause = arrived;
+    }
+    cause.clear_depth();
+    assert_eq!(cause, sample_event());
+    for forged in ["-1", "", "many", "99999999999999999999"] {
+        cause.extensions.insert(DEPTH_EXTENSION.to_owned(), forged.to_owned());
+        assert_eq!(cause.depth(), 0, "{forged:?}");
+    }
+}
+
+fn sample_event() -> Event {
+    Event {
+        id: "1".to_owned(),
+        source: "/s".to_owned(),
+        kind: "e".to_owned(),
+        subject: None,
+        time: None,
+        datacontenttype: Some("application/json".to_owned()),
+        dataschema: None,
+        extensions: BTreeMap::new(),
+        data: Bytes::from_static(b"{}"),
+    }
+}

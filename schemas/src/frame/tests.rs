@@ -32,14 +32,18 @@ fn invoke() -> impl Strategy<Value = Invoke> {
 }
 
 fn start() -> impl Strategy<Value = Start> {
-    (sample::function_name(), any::<String>(), any::<String>(), any::<String>(), any::<String>(), any::<bool>())
-        .prop_map(|(function, worker, ledger_url, state_url, prefix, spans)| Start {
+    (
+        (sample::function_name(), any::<String>(), any::<String>(), any::<String>(), any::<String>()),
+        (any::<bool>(), any::<u64>()),
+    )
+        .prop_map(|((function, worker, ledger_url, state_url, prefix), (spans, max_result_bytes))| Start {
             function,
             worker,
             ledger_url,
             state_url,
             prefix,
             spans,
+            max_result_bytes,
         })
 }
 
@@ -161,6 +165,7 @@ fn addresses_are_not_shown() {
         state_url: "redis://:secret@h".into(),
         prefix: "weft".into(),
         spans: false,
+        max_result_bytes: 1,
     };
     assert!(!format!("{start:?}").contains("secret"));
 }

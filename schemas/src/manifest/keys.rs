@@ -203,6 +203,20 @@ pub(crate) static MAX_EVENT: Ranged<u64> = Ranged {
     max: 16 << 20,
     default: Some(1 << 20),
 };
+pub(crate) static MAX_RESULT: Ranged<u64> = Ranged {
+    name: "max_result",
+    doc: "Largest result that a handler may return, as JSON. A larger one fails the event for good.",
+    min: 1 << 10,
+    max: 12 << 20,
+    default: Some(crate::frame::DEFAULT_MAX_RESULT_BYTES),
+};
+pub(crate) static MAX_DEPTH: Ranged<u32> = Ranged {
+    name: "max_depth",
+    doc: "How many steps an event that handlers emitted may be away from the one that began it: stops functions that emit each other's triggers in a circle. 0: any number.",
+    min: 0,
+    max: 10_000,
+    default: Some(16),
+};
 pub(crate) static FUNCTION: Table = Table {
     name: "functions.NAME",
     doc: "One function.",
@@ -221,5 +235,7 @@ pub(crate) static FUNCTION: Table = Table {
         Key::Table(&IDEMPOTENCY),
         Key::TextMap(&ENV),
         Key::Bytes(&MAX_EVENT),
+        Key::Bytes(&MAX_RESULT),
+        Key::Count(&MAX_DEPTH),
     ],
 };

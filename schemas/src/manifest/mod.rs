@@ -100,6 +100,10 @@ pub struct Function {
     pub env: BTreeMap<String, String>,
     /// Largest accepted event body in bytes; 1 KiB to 16 MiB; default 1 MiB.
     pub max_event_bytes: u64,
+    /// Largest result in bytes of JSON; 1 KiB to 12 MiB; default 6 MiB.
+    pub max_result_bytes: u64,
+    /// How many steps an emitted event may be away from the one that began it; 0 to 10,000; default 16; 0: any number.
+    pub max_depth: u32,
 }
 
 /// A JSON Schema file named by a function.

@@ -111,6 +111,8 @@ fn read_function(
     let idempotency = read_idempotency(&view);
     let env = read_env(&view);
     let max_event_bytes = or_default(view.bytes(&keys::MAX_EVENT), &keys::MAX_EVENT);
+    let max_result_bytes = or_default(view.bytes(&keys::MAX_RESULT), &keys::MAX_RESULT);
+    let max_depth = or_default(view.count(&keys::MAX_DEPTH), &keys::MAX_DEPTH);
     let name = name?;
     Ok(Function {
         command: command?.into_iter().map(|(text, _)| text).collect(),
@@ -127,6 +129,8 @@ fn read_function(
         idempotency: idempotency?,
         env: env?,
         max_event_bytes: max_event_bytes?,
+        max_result_bytes: max_result_bytes?,
+        max_depth: max_depth?,
         name,
     })
 }

@@ -64,6 +64,8 @@ fn a_minimal_function_gets_every_documented_default() {
             idempotency: Idempotency::default(),
             env: BTreeMap::new(),
             max_event_bytes: 1024 * 1024,
+            max_result_bytes: 6 * 1024 * 1024,
+            max_depth: 16,
         }
     );
     // Empty tables fill in the same defaults as absent ones do.
@@ -398,7 +400,7 @@ fn any_function() -> impl Strategy<Value = Function> {
             option::of("/data(/[a-z]{1,5}){1,3}"),
             duration_in(&keys::KEEP),
             env,
-            keys::MAX_EVENT.min..=keys::MAX_EVENT.max,
+            (keys::MAX_EVENT.min..=keys::MAX_EVENT.max, keys::MAX_RESULT.min..=keys::MAX_RESULT.max, 0_u32..=10_000),
         ),
     )
         .prop_map(
@@ -406,7 +408,7 @@ fn any_function() -> impl Strategy<Value = Function> {
                 (name, command, handler, events, source),
                 (timeout, memory_bytes, (slots, concurrency), keep_alive),
                 (attempts, crashes, max_age, backoff),
-                (key, keep, env, max_event_bytes),
+                (key, keep, env, (max_event_bytes, max_result_bytes, max_depth)),
             )| Function {
                 name,
                 command,
@@ -423,6 +425,8 @@ fn any_function() -> impl Strategy<Value = Function> {
                 idempotency: Idempotency { key, keep },
                 env,
                 max_event_bytes,
+                max_result_bytes,
+                max_depth,
             },
         )
 }
@@ -448,6 +452,7 @@ fn written(functions: &[Function]) -> String {
             bytes::format(f.max_event_bytes)
         )
         .unwrap();
+        writeln!(out, "max_result = \"{}\"\nmax_depth = {}", bytes::format(f.max_result_bytes), f.max_depth).unwrap();
         writeln!(out, "slots = {}\nconcurrency.provisioned = {}", f.slots, f.concurrency.provisioned).unwrap();
         if let Some(reserved) = f.concurrency.reserved {
             writeln!(out, "concurrency.reserved = {reserved}").unwrap();

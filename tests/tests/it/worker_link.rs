@@ -39,6 +39,7 @@ pub fn start(function: &str) -> Start {
         state_url: "redis://127.0.0.1:1".to_owned(),
         prefix: "weft".to_owned(),
         spans: false,
+        max_result_bytes: 1 << 20,
     }
 }
 

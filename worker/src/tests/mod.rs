@@ -40,6 +40,7 @@ pub(super) fn start_frame() -> Start {
         state_url: "redis://127.0.0.1:1".to_owned(),
         prefix: "weft".to_owned(),
         spans: false,
+        max_result_bytes: 1000,
     }
 }
 

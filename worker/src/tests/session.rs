@@ -134,9 +134,9 @@ async fn a_result_too_large_is_terminal() {
         Ok("x".repeat(size))
     }
     let mut dispatcher = Dispatcher::start(Worker::new().handler("grow", grow)).await;
-    assert_eq!(failed_kind(&dispatcher.run(invoke("grow", &crate::MAX_RESULT_BYTES)).await), "ResultTooLarge");
-    let fits = dispatcher.run(invoke("grow", &(crate::MAX_RESULT_BYTES - 2))).await;
-    assert!(matches!(fits, Outcome::Succeeded { result } if result.len() == crate::MAX_RESULT_BYTES));
+    assert_eq!(failed_kind(&dispatcher.run(invoke("grow", &1000)).await), "ResultTooLarge");
+    let fits = dispatcher.run(invoke("grow", &(1000 - 2))).await;
+    assert!(matches!(fits, Outcome::Succeeded { result } if result.len() == 1000));
 }
 
 #[tokio::test]
@@ -349,4 +349,16 @@ async fn many_run_at_once() {
     for (n, id) in ids {
         assert_eq!(dispatcher.outcome(id).await.0, succeeded(&n));
     }
+}
+
+#[tokio::test]
+async fn case_25_an_answer_that_no_frame_can_carry_is_a_terminal_failure_and_the_link_lives_on() {
+    async fn grow(_: Context, bytes: usize) -> Result<String, Failure> {
+        Ok("x".repeat(bytes))
+    }
+    let start = weft_schemas::frame::Start { max_result_bytes: u64::MAX, ..start_frame() };
+    let mut dispatcher = Dispatcher::start_with(Worker::new().handler("grow", grow), start).await;
+    let outcome = dispatcher.run(invoke("grow", &(33 << 20))).await;
+    assert_eq!(failed_kind(&outcome), "OutcomeNotSendable");
+    assert!(matches!(dispatcher.run(invoke("grow", &1)).await, Outcome::Succeeded { .. }));
 }

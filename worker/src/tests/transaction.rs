@@ -233,3 +233,49 @@ async fn an_unusable_ledger_is_an_outage_and_no_failed_attempt() {
     assert_eq!(outage_kind(&outcome), "LedgerUnreachable");
     assert!(matches!(outcome, Outcome::Outage { error, .. } if !error.message.contains("s3cret")));
 }
+
+/// Commits a result that cannot be kept, first in one way and then in the other, and answers what became of it.
+async fn unkeepable(ctx: Context, what: String) -> Result<(), Failure> {
+    let mut tx = ctx.transaction().await?;
+    tx.execute("INSERT INTO orders (id, total) VALUES ($1, 1)", params![ctx.key().as_str()]).await?;
+    tx.emit("payments.requested", &1)?;
+    match what.as_str() {
+        "large" => tx.commit("x".repeat(1000)).await.map(drop),
+        "unserialisable" => tx.commit(std::collections::BTreeMap::from([(vec![1], 1)])).await.map(drop),
+        "swallowed" => {
+            let _ = tx.commit("x".repeat(1000)).await;
+            Ok(())
+        }
+        _ => tx.commit("x".repeat(998)).await.map(drop),
+    }
+}
+
+#[tokio::test]
+async fn case_25_a_result_that_cannot_be_kept_fails_the_attempt_and_rolls_its_transaction_back() {
+    let world = World::new().await;
+    let mut dispatcher = world.worker(Worker::new().handler("unkeepable", unkeepable)).await;
+    let mut outcomes = Vec::new();
+    for what in ["large", "unserialisable", "swallowed"] {
+        let frame = Invoke { event: super::event(&what), ..world.claimed("unkeepable", what).await };
+        outcomes.push(dispatcher.run(frame).await);
+    }
+    assert_eq!(super::failed_kind(&outcomes[0]), "ResultTooLarge");
+    assert_eq!(retry_kind(&outcomes[1]), "ResultNotSerializable");
+    assert_eq!(retry_kind(&outcomes[2]), "TransactionNotCommitted");
+    assert_eq!((world.orders().await, world.outbox().await.len()), (0, 0));
+    let fits = Invoke { event: super::event(&"fits"), ..world.claimed("unkeepable", "fits").await };
+    assert!(matches!(dispatcher.run(fits).await, Outcome::Committed { result } if result.len() == 1000));
+    assert_eq!(world.orders().await, 1);
+}
+
+#[tokio::test]
+async fn events_emitted_in_a_transaction_and_outside_are_one_step_further() {
+    let world = World::new().await;
+    let mut dispatcher = world.worker(Worker::new().handler("order", order)).await;
+    let mut frame = world.claimed("order", "o-1").await;
+    frame.event.extensions.insert("weftdepth".to_owned(), "6".to_owned());
+    assert!(matches!(dispatcher.run(frame).await, Outcome::Committed { .. }));
+    let depths: Vec<u32> =
+        world.outbox().await.iter().map(|message| weft_schemas::Event::decode(message).unwrap().depth()).collect();
+    assert_eq!(depths, [7, 7]);
+}

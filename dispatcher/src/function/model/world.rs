@@ -215,6 +215,7 @@ impl World {
                 }
             }
             Action::StopConsuming | Action::WorkerGone(_) | Action::WakeRelay | Action::ForwardSpans(_) => {}
+            Action::Post(_) => panic!("nobody asks for an answer here"),
             Action::Stopped => {
                 assert!(self.held.is_empty(), "stopped with deliveries in hand");
                 assert!(self.pending.is_empty() && self.workers.is_empty(), "stopped in the middle of something");

@@ -33,7 +33,7 @@ fn another_payload_waits_for_the_verdict_on_the_first() {
     assert_eq!(asked.len(), 1);
     // The ledger knows payload b, so it is a that does not fit and b that is a duplicate.
     let actions = bench.verdicts(&asked, vec![Verdict::Mismatch]);
-    assert!(actions.iter().any(|action| matches!(action, Action::Bury(burials) if burials[0].delivery.tag == 1)));
+    assert!(actions.iter().any(|action| matches!(action, Action::Bury(burials) if burials[0].delivery.id.tag == 1)));
     let asked = claimed(&actions);
     assert_eq!(asked.len(), 1);
     let replay = Verdict::Replay { result: Bytes::new(), epoch: Epoch(0) };

@@ -6,8 +6,11 @@ mod crashes;
 mod duplicates;
 mod outage;
 mod placing;
+mod refused;
+mod replies;
 mod settling;
 mod stopping;
+mod verdicts;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -45,7 +48,11 @@ fn bench_with(slots: u32, workers: u32, more: &str) -> Bench {
         "[functions.f]\ncommand = [\"./f\"]\nevents = [\"e\"]\nslots = {slots}\nkeep_alive = \"1s\"\nidempotency = {{ key = \"/data/k\" }}\n{more}\n"
     );
     let manifest = Manifest::parse(&text, Path::new("/")).unwrap();
-    let function = Arc::new(manifest.functions.values().next().unwrap().clone());
+    bench_of(manifest.functions.values().next().unwrap().clone(), workers)
+}
+
+fn bench_of(function: weft_schemas::manifest::Function, workers: u32) -> Bench {
+    let function = Arc::new(function);
     let stats = Arc::new(FunctionStats::default());
     let bounds = Bounds { workers, starts: 100, provisioned_workers: 0, drain: Duration::from_secs(5) };
     let admission = Admission::new(Arc::clone(&function)).unwrap();

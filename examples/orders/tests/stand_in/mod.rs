@@ -68,6 +68,7 @@ impl Worker {
             state_url: state_url.to_owned(),
             prefix: PREFIX.to_owned(),
             spans: false,
+            max_result_bytes: 1 << 20,
         }));
         match worker.receive() {
             Some(ToDispatcher::Ready { handlers }) => assert!(handlers.iter().any(|name| name == function.as_str())),

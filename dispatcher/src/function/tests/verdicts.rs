@@ -1,0 +1,133 @@
+//! For each reason an event that dies of it, limits on what handlers answer and emit.
+
+use weft_schemas::DeadLetter;
+use weft_schemas::manifest::Schema;
+
+use super::*;
+
+fn letter(actions: &[Action]) -> Option<DeadLetter> {
+    actions.iter().find_map(|action| match action {
+        Action::Bury(burials) => burials.first().map(|burial| burial.letter.clone()),
+        Action::Settle(settles) => settles.iter().find_map(|settle| match &settle.to {
+            Settlement::Dead { letter, .. } => Some(letter.as_ref().clone()),
+            _ => None,
+        }),
+        _ => None,
+    })
+}
+
+/// The letter of what ends in this way at the attempt and with the crashes before it.
+fn ends(attempt: u32, crashes: u32, outcome: Outcome) -> Option<DeadLetter> {
+    let mut bench = bench(1, 1);
+    let asked = claimed(&bench.deliver(vec![message("k", "a")]));
+    let worker = launched(&bench.verdicts(&asked, vec![Verdict::Run(claim(1, attempt, crashes))]))[0];
+    let invoke = invoked(&bench.ready(worker))[0].1.clone();
+    letter(&bench.outcome(worker, &invoke, outcome))
+}
+
+fn refused(message: Message) -> Option<DeadLetter> {
+    letter(&bench_with(1, 1, "max_event = \"1KiB\"").deliver(vec![message]))
+}
+
+/// An event that dies of the reason; `None` for one that is not given here.
+fn death(reason: Reason) -> Option<DeadLetter> {
+    let error = ErrorInfo::new("E", "m");
+    let mut plain = message("k", "a");
+    match reason {
+        Reason::Undecodable => refused(Message { body: Bytes::from_static(b"no json"), ..plain }),
+        Reason::Schema => {
+            let manifest = "[functions.f]\ncommand = [\"./f\"]\nevents = [\"e\"]\n";
+            let mut function =
+                Manifest::parse(manifest, Path::new("/")).unwrap().functions.into_values().next().unwrap();
+            let document = serde_json::json!({ "required": ["other"] });
+            function.schema = Some(Schema { path: "s.json".into(), document });
+            letter(&bench_of(function, 1).deliver(vec![plain]))
+        }
+        Reason::NoKey => refused(Message { body: Bytes::from_static(b"{}"), ..plain }),
+        Reason::TooLarge => refused(message("k", &"x".repeat(1024))),
+        Reason::TooOld => {
+            plain.headers.insert("cloudEvents_time".to_owned(), "2001-01-01T00:00:00Z".into());
+            refused(plain)
+        }
+        Reason::Mismatch => {
+            let mut bench = bench(1, 1);
+            let asked = claimed(&bench.deliver(vec![plain]));
+            letter(&bench.verdicts(&asked, vec![Verdict::Mismatch]))
+        }
+        Reason::Terminal => ends(1, 0, Outcome::Failed { error }),
+        Reason::Exhausted => ends(3, 0, Outcome::Retry { error, after_ms: None }),
+        Reason::TimedOut => ends(3, 0, Outcome::TimedOut),
+        Reason::Crashed => ends(3, 2, Outcome::Crashed { error }),
+        Reason::Recursion => {
+            plain.headers.insert("cloudEvents_weftdepth".to_owned(), "17".into());
+            refused(plain)
+        }
+        // No function's loop ever sees it: the nets of the broker bury it.
+        Reason::Unroutable => None,
+    }
+}
+
+#[test]
+fn an_event_dies_of_each_reason_with_its_original_message() {
+    for reason in Reason::ALL {
+        if reason == Reason::Unroutable {
+            continue;
+        }
+        let letter = death(reason).unwrap_or_else(|| panic!("nothing died of {reason}"));
+        assert_eq!(letter.reason, reason, "{:?}", letter.error);
+        assert_eq!(letter.message.routing_key, "e");
+        assert_eq!(letter.to_message("weft").header("weft-code"), Some(reason.code()));
+    }
+}
+
+#[test]
+fn an_event_at_the_depth_limit_runs_and_what_it_emits_is_one_step_further() {
+    let mut bench = bench(1, 1);
+    let mut at_limit = message("k", "a");
+    at_limit.headers.insert("cloudEvents_weftdepth".to_owned(), "16".into());
+    let asked = claimed(&bench.deliver(vec![at_limit]));
+    let worker = launched(&bench.verdicts(&asked, vec![Verdict::Run(claim(1, 1, 0))]))[0];
+    let invoke = invoked(&bench.ready(worker))[0].1.clone();
+    let emits = vec![Event::decode(&message("next", "a")).unwrap()];
+    let from = FromWorker::Outcome { id: invoke.id, outcome: succeeded(), emits, entered_us: None };
+    let settles = settles(&bench.handle(Input::Worker(worker, from)));
+    let Settlement::Succeeded { outbox, .. } = &settles[0].to else { panic!("{settles:?}") };
+    assert_eq!(Event::decode(&outbox[0].message).unwrap().depth(), 17, "whether the worker knows of depth or not");
+    assert_eq!(letter(&bench.deliver(vec![outbox[0].message.clone()])).unwrap().reason, Reason::Recursion);
+}
+
+#[test]
+fn a_retry_keeps_its_depth_and_a_redrive_begins_anew() {
+    let mut deep = message("k", "a");
+    deep.headers.insert("cloudEvents_weftdepth".to_owned(), "17".into());
+    let function = FunctionName::new("f").unwrap();
+    let retry = requeue::retry_message(&deep, "weft", &function, Fence(1));
+    assert_eq!(Event::decode(&retry).unwrap().depth(), 17);
+
+    let letter = letter(&bench(1, 1).deliver(vec![deep])).unwrap();
+    let mut bench = bench(1, 1);
+    let asked = claimed(&bench.deliver(vec![requeue::redrive_message(&letter, "weft")]));
+    let worker = launched(&bench.verdicts(&asked, vec![Verdict::Run(claim(1, 1, 0))]))[0];
+    let invoke = invoked(&bench.ready(worker))[0].1.clone();
+    assert_eq!(invoke.event.depth(), 0, "so that what it emits is one step away");
+}
+
+#[test]
+fn depth_is_not_looked_at_where_the_manifest_says_so() {
+    let mut deep = message("k", "a");
+    deep.headers.insert("cloudEvents_weftdepth".to_owned(), "4000000000".into());
+    assert_eq!(claimed(&bench_with(1, 1, "max_depth = 0").deliver(vec![deep])).len(), 1);
+}
+
+#[test]
+fn case_25_a_result_over_the_limit_is_a_terminal_failure_whatever_the_worker_let_pass() {
+    let answer = |bytes: usize| {
+        let mut bench = bench_with(1, 1, "max_result = \"1KiB\"");
+        let (worker, invoke) = bench.running("k");
+        let result = Bytes::from(vec![b'1'; bytes]);
+        settles(&bench.outcome(worker, &invoke, Outcome::Succeeded { result })).remove(0).to
+    };
+    assert!(matches!(answer(1024), Settlement::Succeeded { .. }));
+    let Settlement::Dead { letter, .. } = answer(1025) else { panic!("it was kept") };
+    assert_eq!((letter.reason, letter.error.kind.as_str()), (Reason::Terminal, "ResultTooLarge"));
+}
