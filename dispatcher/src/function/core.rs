@@ -136,6 +136,9 @@ pub(crate) struct Invocation {
     pub step: Span,
     /// Attempts in a row that an outage ended.
     pub outages: u32,
+    /// Its claim got no answer, so nothing was started: the next claim counts no attempt for that. Never for a function
+    /// that allows one attempt only: it rather dies than runs twice.
+    pub interrupted: bool,
     /// How often the ledger has refused the values of its settle.
     pub refusals: u32,
 }

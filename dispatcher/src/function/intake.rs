@@ -63,6 +63,7 @@ impl Core {
                 step,
                 outages: 0,
                 refusals: 0,
+                interrupted: false,
                 admitted,
             };
             self.invocations.insert(invocation.admitted.key.clone(), invocation);
@@ -140,7 +141,7 @@ impl Core {
             }
             invocation.covered = invocation.deliveries.len();
             let Admitted { digest, resume, .. } = &invocation.admitted;
-            requests.push(ClaimRequest { key, digest: *digest, resume: *resume, interrupted: false });
+            requests.push(ClaimRequest { key, digest: *digest, resume: *resume, interrupted: invocation.interrupted });
         }
         if !requests.is_empty() {
             self.claiming = true;
@@ -179,6 +180,9 @@ impl Core {
     }
 
     fn claims_failed(&mut self, keys: Vec<Key>, error: &weft_ledger::Error, now: Now) {
+        for key in &keys {
+            self.interrupt(key);
+        }
         self.to_claim.extend(keys);
         self.ledger_failed("claim", error, now);
         if self.draining {
@@ -257,12 +261,22 @@ impl Core {
         }
     }
 
+    /// Lets the next claim count no attempt for the last one, where the function allows a second attempt at all.
+    pub(super) fn interrupt(&mut self, key: &Key) {
+        if self.function.retry.attempts > 1
+            && let Some(invocation) = self.invocations.get_mut(key)
+        {
+            invocation.interrupted = true;
+        }
+    }
+
     /// Queues a claim for a slot, unless it is over a limit of its function, the lease is lost, or
     /// nothing starts any more.
     fn granted(&mut self, key: &Key, claim: Claim, resumed: bool, lost: bool, now: Now) {
         let granted = Granted { attempt: claim.attempt.0, crashes: claim.crashes, age: age(&claim, now), resumed };
         let begin = begin(&self.function.retry, granted);
         let Some(invocation) = self.invocations.get_mut(key) else { return };
+        invocation.interrupted = false;
         invocation.step = spans::wait(&invocation.span);
         invocation.phase = Phase::Ready { claim, waited: false, turn: self.next_turn };
         self.next_turn += 1;

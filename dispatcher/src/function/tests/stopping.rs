@@ -82,3 +82,12 @@ fn a_claim_that_is_granted_in_a_drain_is_given_back_and_starts_no_worker() {
     assert!(matches!(released[..], [Settle { to: Settlement::Released, .. }]), "{actions:?}");
     assert_eq!(requeued(&bench.settled(&released, Settled::Done)), [1]);
 }
+
+#[test]
+fn a_claim_without_an_answer_burns_no_attempt() {
+    let mut bench = bench(1, 1);
+    let asked = claimed(&bench.deliver(vec![message("k", "a")]));
+    bench.handle(Input::Claimed { keys: asked, result: Err(unreachable()) });
+    let actions = bench.later(Duration::from_secs(1));
+    assert!(actions.iter().any(|action| matches!(action, Action::Claim { requests, .. } if requests[0].interrupted)));
+}
