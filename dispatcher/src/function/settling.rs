@@ -23,6 +23,8 @@ impl Core {
         let ended = Ended {
             outcome: match &outcome {
                 Outcome::Committed { .. } | Outcome::Crashed { .. } => &outcome,
+                // Given back it would run a second time. The next claim counts it, and finds it over the limit.
+                _ if superseded && self.function.retry.attempts <= 1 => &Outcome::Superseded,
                 // We cancelled it because our lease was lost: given back, if it is still ours to give.
                 _ if superseded => &Outcome::Drained,
                 _ => &outcome,

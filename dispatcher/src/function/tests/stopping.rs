@@ -17,6 +17,32 @@ fn losing_the_lease_cancels_what_runs_gives_it_back_uncounted_and_asks_anew() {
 }
 
 #[test]
+fn case_26_a_run_that_was_cancelled_for_a_lost_lease_and_was_the_only_one_allowed_is_not_run_again() {
+    let mut bench = bench_with(1, 1, "retry = { attempts = 1 }");
+    let (worker, invoke) = bench.running("k");
+    bench.handle(Input::Owner(None));
+    let actions = bench.outcome(worker, &invoke, Outcome::Drained);
+    assert!(settles(&actions).is_empty(), "given back it would run a second time: {actions:?}");
+    let owner = Owner { node: NodeName::new("n").unwrap(), incarnation: 2 };
+    // An outage on the way to the next claim does not make it innocent.
+    for _ in 0..2 {
+        let actions = bench.handle(Input::Owner(Some(owner.clone())));
+        let actions = if claimed(&actions).is_empty() { bench.later(Duration::from_secs(1)) } else { actions };
+        let Some(Action::Claim { requests, .. }) = actions.iter().find(|action| matches!(action, Action::Claim { .. }))
+        else {
+            panic!("{actions:?}")
+        };
+        assert!(!requests[0].interrupted, "it has begun: {requests:?}");
+        bench.handle(Input::Claimed { keys: vec![requests[0].key.clone()], result: Err(unreachable()) });
+    }
+    let asked = claimed(&bench.later(Duration::from_secs(1)));
+    let actions = bench.verdicts(&asked, vec![Verdict::Run(claim(2, 2, 1))]);
+    let Settlement::Dead { letter, .. } = &settles(&actions)[0].to else { panic!("{actions:?}") };
+    assert_eq!((letter.reason, letter.error.kind.as_str()), (Reason::Crashed, "Vanished"));
+    assert!(invoked(&actions).is_empty(), "{actions:?}");
+}
+
+#[test]
 fn a_worker_that_died_while_the_lease_was_lost_has_crashed_all_the_same() {
     let mut bench = bench(1, 1);
     let (worker, _) = bench.running("k");
