@@ -1,6 +1,9 @@
 //! Admission: what a message must be before it may become an invocation. Pure; each check has one reason.
 //!
 //! The order is size, decode, depth, schema, age, key. What fails here is buried with its original bytes and costs no attempt.
+//!
+//! Only a first delivery is refused for its age. One that comes again may be what an invocation waits for that was claimed
+//! when the event was young, so it is claimed first, and dies by a settle if nothing has begun.
 
 use std::sync::Arc;
 
@@ -16,6 +19,8 @@ pub struct Admitted {
     pub digest: Digest,
     /// The fence of the settle that parked it, when the message is a retry.
     pub resume: Option<Fence>,
+    /// It comes again, and is too old to begin with by now: what its first attempt would die of.
+    pub late: Option<ErrorInfo>,
     pub event: Event,
     pub message: Message,
 }
@@ -51,21 +56,26 @@ impl Admission {
         Ok(Self { function, schema })
     }
 
-    /// Admits or refuses a message as of `now`.
+    /// Admits or refuses a message as of `now`. `redelivered`: it may have been claimed before.
     ///
     /// # Errors
     /// The refusal, with the message in it.
-    pub fn admit(&self, message: Message, now: Timestamp) -> Result<Admitted, Box<Refusal>> {
-        match self.check(&message, now) {
-            Ok((event, key, digest)) => {
+    pub fn admit(&self, message: Message, redelivered: bool, now: Timestamp) -> Result<Admitted, Box<Refusal>> {
+        match self.check(&message, redelivered, now) {
+            Ok((event, key, digest, late)) => {
                 let resume = requeue::resume_fence(&message);
-                Ok(Admitted { key, digest, resume, event, message })
+                Ok(Admitted { key, digest, resume, late, event, message })
             }
             Err((reason, error)) => Err(Box::new(Refusal { reason, error, message })),
         }
     }
 
-    fn check(&self, message: &Message, now: Timestamp) -> Result<(Event, Key, Digest), (Reason, ErrorInfo)> {
+    fn check(
+        &self,
+        message: &Message,
+        redelivered: bool,
+        now: Timestamp,
+    ) -> Result<(Event, Key, Digest, Option<ErrorInfo>), (Reason, ErrorInfo)> {
         // A body over the limit is not parsed at all, so the size comes before what decoding would cost.
         let size = message.body.len() as u64;
         if size > self.function.max_event_bytes {
@@ -86,13 +96,16 @@ impl Admission {
         if let Some(schema) = &self.schema {
             check_schema(schema, &event).map_err(|text| (Reason::Schema, ErrorInfo::new("Schema", text)))?;
         }
-        self.check_age(&event, message, now)?;
+        let late = match self.check_age(&event, message, now) {
+            Err((Reason::TooOld, error)) if redelivered => Some(error),
+            other => other.map(|()| None)?,
+        };
         let key = match requeue::redriven_as(message) {
             Some(key) => key,
             None => self.key(&event).map_err(|text| (Reason::NoKey, ErrorInfo::new("NoKey", text)))?,
         };
         let digest = event.digest();
-        Ok((event, key, digest))
+        Ok((event, key, digest, late))
     }
 
     /// Functions that emit each other's triggers, or their own, would never end. A publisher that forges a depth has its

@@ -51,7 +51,7 @@ fn edited(data: &str, new: &str) -> requeue::Edited {
 #[test]
 fn an_edited_event_runs_under_its_new_key_whatever_its_data_says() {
     let edited = edited(r#"{"k":"order-7","n":0}"#, r#"{"k":"order-7","n":1}"#);
-    let admitted = admission().admit(edited.message, Timestamp::now()).unwrap();
+    let admitted = admission().admit(edited.message, false, Timestamp::now()).unwrap();
     assert_eq!((admitted.key.as_str(), &admitted.key), ("order-7~0123456789ab", &edited.key));
     assert_eq!(admitted.event.id, "1~0123456789ab");
 }
@@ -60,5 +60,5 @@ fn an_edited_event_runs_under_its_new_key_whatever_its_data_says() {
 fn a_key_that_only_a_redrive_may_name_is_ignored_on_any_other_message() {
     let mut forged = event(r#"{"k":"order-7"}"#);
     forged.headers.insert(requeue::REDRIVEN_AS_HEADER.to_owned(), "another".into());
-    assert_eq!(admission().admit(forged, Timestamp::now()).unwrap().key.as_str(), "order-7");
+    assert_eq!(admission().admit(forged, false, Timestamp::now()).unwrap().key.as_str(), "order-7");
 }

@@ -27,7 +27,7 @@ impl Core {
         for delivery in deliveries {
             self.stats.add(&self.stats.received);
             let redelivered = delivery.redelivered;
-            match self.admission.admit(delivery.message, now.wall) {
+            match self.admission.admit(delivery.message, redelivered, now.wall) {
                 Ok(admitted) => {
                     self.count_duplicate(&admitted, redelivered);
                     self.accept(delivery.id, admitted, redelivered, now);
@@ -73,6 +73,8 @@ impl Core {
             known.deliveries.push(waiting);
             // The retry that a waiting row stands for must not be taken for a superfluous copy of it.
             known.admitted.resume = known.admitted.resume.max(admitted.resume);
+            // Nor may a redrive die of the age of the copy that it joins.
+            known.admitted.late = known.admitted.late.take().and(admitted.late);
             return;
         }
         match known.phase {
@@ -274,8 +276,13 @@ impl Core {
     /// nothing starts any more.
     fn granted(&mut self, key: &Key, claim: Claim, resumed: bool, lost: bool, now: Now) {
         let granted = Granted { attempt: claim.attempt.0, crashes: claim.crashes, age: age(&claim, now), resumed };
-        let begin = begin(&self.function.retry, granted);
         let Some(invocation) = self.invocations.get_mut(key) else { return };
+        // By the event's own time; nobody has asked for it again, as a redrive does, and nothing of it has begun.
+        let late = invocation.admitted.late.clone().filter(|_| claim.attempt.0 <= 1 && claim.epoch.0 == 0);
+        let begin = match late {
+            Some(error) => Begin::Dead { reason: Reason::TooOld, error },
+            None => begin(&self.function.retry, granted),
+        };
         invocation.interrupted = false;
         invocation.step = spans::wait(&invocation.span);
         invocation.phase = Phase::Ready { claim, waited: false, turn: self.next_turn };

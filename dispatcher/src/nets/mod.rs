@@ -182,7 +182,7 @@ impl Nets {
             return self.bury(function, None, reason, error, message);
         };
         // It is given up already: how old it has become meanwhile is no reason of its own.
-        match admission.admit(message, Timestamp::MIN) {
+        match admission.admit(message, true, Timestamp::MIN) {
             Ok(admitted) => Step::Claim(Box::new(Case { function, admitted, reason, error })),
             Err(refusal) => self.bury(function, None, refusal.reason, refusal.error, refusal.message),
         }

@@ -255,7 +255,7 @@ impl World {
     }
 
     fn of(&self, message: &Message) -> Option<(Key, Digest)> {
-        let admitted = self.admission.admit(message.clone(), self.now().wall).ok()?;
+        let admitted = self.admission.admit(message.clone(), true, self.now().wall).ok()?;
         Some((admitted.key, admitted.digest))
     }
 
@@ -493,7 +493,7 @@ impl World {
 
     fn rival_takes(&mut self) {
         let Some((message, _)) = self.queue.pop_front() else { return };
-        let Ok(admitted) = self.admission.admit(message.clone(), self.now().wall) else {
+        let Ok(admitted) = self.admission.admit(message.clone(), true, self.now().wall) else {
             self.queue.push_back((message, true));
             return;
         };

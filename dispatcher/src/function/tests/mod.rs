@@ -93,9 +93,13 @@ impl Bench {
     }
 
     fn deliver(&mut self, messages: Vec<Message>) -> Vec<Action> {
+        self.deliver_as(false, messages)
+    }
+
+    fn deliver_as(&mut self, redelivered: bool, messages: Vec<Message>) -> Vec<Action> {
         let deliveries = messages.into_iter().map(|message| {
             self.tag += 1;
-            Delivery { id: DeliveryId { generation: 1, tag: self.tag }, redelivered: false, message }
+            Delivery { id: DeliveryId { generation: 1, tag: self.tag }, redelivered, message }
         });
         let deliveries = deliveries.collect();
         self.handle(Input::Delivered(deliveries))

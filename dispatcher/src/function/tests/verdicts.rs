@@ -80,6 +80,52 @@ fn an_event_dies_of_each_reason_with_its_original_message() {
     }
 }
 
+fn old() -> Message {
+    let mut old = message("k", "a");
+    old.headers.insert("cloudEvents_time".to_owned(), "2001-01-01T00:00:00Z".into());
+    old
+}
+
+/// What becomes of an old event that comes again, by the ledger's verdict.
+fn again(message: Message, verdict: Verdict) -> Vec<Action> {
+    let mut bench = bench(1, 1);
+    let actions = bench.deliver_as(true, vec![message]);
+    let asked = claimed(&actions);
+    assert_eq!((asked.len(), letter(&actions)), (1, None), "a row may stand for it, which has to end: {actions:?}");
+    bench.verdicts(&asked, vec![verdict])
+}
+
+#[test]
+fn an_old_event_that_comes_again_ends_the_row_that_its_first_delivery_left() {
+    let actions = again(old(), Verdict::Run(claim(2, 1, 0)));
+    let Settlement::Dead { letter, .. } = &settles(&actions)[0].to else { panic!("{actions:?}") };
+    assert_eq!((letter.reason, letter.attempts), (Reason::TooOld, Attempt(0)), "it was never begun");
+    assert!(letter.key.is_some() && launched(&actions).is_empty(), "{actions:?}");
+
+    let actions = again(old(), Verdict::Run(claim(2, 2, 1)));
+    assert_eq!(
+        launched(&actions).len(),
+        1,
+        "it was begun in time and vanished: its retry is judged by the ledger's clock"
+    );
+    assert_eq!(acked(&again(old(), Verdict::Replay { result: Bytes::new(), epoch: Epoch(0) })), [1]);
+}
+
+#[test]
+fn an_old_event_whose_row_was_redriven_runs_whichever_message_claims_it() {
+    let redriven = Claim { epoch: Epoch(1), ..claim(2, 1, 0) };
+    assert_eq!(launched(&again(old(), Verdict::Run(redriven))).len(), 1, "its own message, once more");
+    let mut bench = bench(1, 1);
+    let letter = letter(&bench.deliver(vec![old()])).unwrap();
+    let asked = claimed(&bench.deliver_as(true, vec![old()]));
+    bench.deliver(vec![requeue::redrive_message(&letter, "weft")]);
+    assert_eq!(
+        launched(&bench.verdicts(&asked, vec![Verdict::Run(claim(1, 1, 0))])).len(),
+        1,
+        "a redrive has joined it"
+    );
+}
+
 #[test]
 fn an_event_at_the_depth_limit_runs_and_what_it_emits_is_one_step_further() {
     let mut bench = bench(1, 1);
