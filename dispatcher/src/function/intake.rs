@@ -171,6 +171,12 @@ impl Core {
         self.ledger_answered();
         let (mut known, mut acks) = (0u64, Vec::new());
         for (key, verdict) in keys.into_iter().zip(verdicts) {
+            // A success that this loop did not write: what it emitted may be in the outbox, and nobody has told the relay.
+            let untold = matches!(verdict, Verdict::Replay { .. })
+                && self.invocations.get(&key).is_some_and(|invocation| !invocation.fresh);
+            if untold && !self.actions.iter().any(|action| matches!(action, Action::WakeRelay)) {
+                self.actions.push(Action::WakeRelay);
+            }
             self.on_verdict(&key, verdict, lost, &mut known, &mut acks, now);
         }
         for _ in 0..known {

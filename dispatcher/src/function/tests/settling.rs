@@ -47,6 +47,22 @@ fn a_late_settle_that_is_refused_asks_where_the_invocation_stands() {
 }
 
 #[test]
+fn what_a_worker_committed_before_it_died_does_not_wait_for_the_relays_next_look() {
+    let wakes = |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::WakeRelay));
+    let replay = || vec![Verdict::Replay { result: Bytes::new(), epoch: Epoch(0) }];
+    let mut bench = bench(1, 1);
+    let (worker, _) = bench.running("k");
+    let late = settles(&bench.gone(worker, true));
+    let asked = claimed(&bench.settled(&late, Settled::AuthorityLost));
+    let actions = bench.verdicts(&asked, replay());
+    assert!(wakes(&actions), "the outbox has what it emitted: {actions:?}");
+    assert_eq!(acked(&actions), [1]);
+    let asked = claimed(&bench.deliver(vec![message("k", "a")]));
+    let actions = bench.verdicts(&asked, replay());
+    assert!(!wakes(&actions), "a plain duplicate has posted nothing: {actions:?}");
+}
+
+#[test]
 fn a_failed_attempt_leaves_its_retry_in_the_outbox_and_the_last_one_a_dead_letter() {
     let mut bench = bench(1, 1);
     let (worker, invoke) = bench.running("k");
