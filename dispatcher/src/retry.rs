@@ -19,6 +19,8 @@ pub struct Ended<'a> {
     /// Since the event was first seen in this epoch.
     pub age: Duration,
     pub timeout: Duration,
+    /// Others ran in the worker that it crashed with: any of them may be to blame.
+    pub shared: bool,
     /// Uniform in `0.0..1.0`; spreads the wait.
     pub random: f64,
 }
@@ -67,7 +69,9 @@ pub fn decide(policy: &Retry, ended: Ended<'_>) -> Next {
             again(policy, ended, error, Duration::ZERO, Reason::TimedOut, false)
         }
         Outcome::Crashed { error } => {
-            if ended.crashes.saturating_add(1) >= policy.crashes {
+            // One that may be a neighbour's counts and kills nobody by itself: the next attempt is alone.
+            let spared = ended.shared && ended.crashes == 0;
+            if !spared && ended.crashes.saturating_add(1) >= policy.crashes {
                 return Next::Dead { reason: Reason::Crashed, error: error.clone() };
             }
             again(policy, ended, error.clone(), Duration::ZERO, Reason::Crashed, true)
@@ -113,7 +117,9 @@ pub enum Begin {
 /// `attempts = 1` this is what keeps a handler that a crash cut short from running twice.
 pub fn begin(policy: &Retry, granted: Granted) -> Begin {
     let Granted { attempt, crashes, age, resumed } = granted;
-    let crashed = crashes >= policy.crashes;
+    // The first crash may have been a neighbour's; whether it was is known from the attempt's end, which let it live.
+    let allowed = if resumed { policy.crashes.max(2) } else { policy.crashes };
+    let crashed = crashes >= allowed;
     if crashed || attempt > policy.attempts {
         let before = attempt.saturating_sub(1);
         let (reason, error) = if !resumed {

@@ -177,7 +177,7 @@ impl Core {
                     self.fell_idle(id, now);
                 }
                 self.sample(&key, entered_us, now);
-                self.on_outcome(&key, outcome, emits, now);
+                self.on_outcome(&key, outcome, emits, false, now);
             }
             FromWorker::Spans(spans) => self.actions.push(Action::ForwardSpans(spans)),
             FromWorker::Gone(ending) => self.on_gone(id, &ending, now),
@@ -271,6 +271,7 @@ impl Core {
                 "worker went away with work"
             );
         }
+        let shared = worker.running.len() > 1;
         for (invocation, key) in worker.running {
             let outcome = match worker.killed_for {
                 Some(guilty) if guilty == invocation => Outcome::TimedOut,
@@ -279,7 +280,7 @@ impl Core {
                 None if worker.killed => Outcome::Drained,
                 None => crashed.clone(),
             };
-            self.on_outcome(&key, outcome, Vec::new(), now);
+            self.on_outcome(&key, outcome, Vec::new(), shared, now);
         }
     }
 

@@ -13,7 +13,8 @@ use crate::retry::{Ended, Next, decide};
 use crate::spans;
 
 impl Core {
-    pub(super) fn on_outcome(&mut self, key: &Key, outcome: Outcome, emits: Vec<Event>, now: Now) {
+    /// `shared`: others ran in its worker when that went away.
+    pub(super) fn on_outcome(&mut self, key: &Key, outcome: Outcome, emits: Vec<Event>, shared: bool, now: Now) {
         let outcome = self.within_limits(outcome);
         let Some(invocation) = self.invocations.get(key) else { return };
         let Phase::Running(running) = &invocation.phase else { return };
@@ -34,6 +35,7 @@ impl Core {
             outages: invocation.outages,
             age: age(&claim, now),
             timeout: self.function.timeout,
+            shared,
             random: self.random.f64(),
         };
         match &outcome {

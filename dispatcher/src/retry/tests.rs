@@ -5,7 +5,16 @@ use proptest::prelude::*;
 use super::*;
 
 fn ended(outcome: &Outcome, attempt: u32, crashes: u32) -> Ended<'_> {
-    Ended { outcome, attempt, crashes, outages: 0, age: Duration::ZERO, timeout: Duration::from_secs(30), random: 0.5 }
+    Ended {
+        outcome,
+        attempt,
+        crashes,
+        outages: 0,
+        age: Duration::ZERO,
+        timeout: Duration::from_secs(30),
+        shared: false,
+        random: 0.5,
+    }
 }
 
 fn retryable(after_ms: Option<u64>) -> Outcome {
@@ -34,6 +43,23 @@ fn crashes_have_a_limit_of_their_own() {
     let outcome = Outcome::Crashed { error: ErrorInfo::new("Crashed", "signal 9") };
     assert!(matches!(decide(&policy, ended(&outcome, 1, 0)), Next::Again { crashed: true, .. }));
     assert!(matches!(decide(&policy, ended(&outcome, 2, 1)), Next::Dead { reason: Reason::Crashed, .. }));
+}
+
+#[test]
+fn a_crash_that_neighbours_shared_costs_no_event_its_life_at_a_limit_of_one() {
+    let policy = Retry { crashes: 1, ..Retry::default() };
+    let outcome = Outcome::Crashed { error: ErrorInfo::new("Crashed", "signal 9") };
+    let shared = |attempt, crashes| Ended { shared: true, ..ended(&outcome, attempt, crashes) };
+    assert!(matches!(decide(&policy, shared(1, 0)), Next::Again { crashed: true, .. }));
+    assert_eq!(begin(&policy, granted(2, 1, true)), Begin::Run { alone: true });
+    assert!(matches!(decide(&policy, ended(&outcome, 2, 1)), Next::Dead { reason: Reason::Crashed, .. }));
+    assert!(
+        matches!(decide(&policy, ended(&outcome, 1, 0)), Next::Dead { reason: Reason::Crashed, .. }),
+        "it was alone"
+    );
+    assert!(matches!(decide(&policy, shared(2, 1)), Next::Dead { reason: Reason::Crashed, .. }), "not for ever");
+    let once = Retry { attempts: 1, ..policy };
+    assert!(matches!(decide(&once, shared(1, 0)), Next::Dead { reason: Reason::Crashed, .. }), "no second attempt");
 }
 
 #[test]
@@ -197,10 +223,10 @@ proptest! {
     #[test]
     fn a_retry_never_starts_past_the_age_limit_nor_before_it_was_asked_for(
         backoff in backoffs(), max_age in durations(), age in durations(), outcome in outcomes(),
-        attempts in counts(), crashes in counts(), attempt in counts(), crashed in counts(), random in numbers(),
+        attempts in counts(), crashes in counts(), attempt in counts(), crashed in counts(), shared in any::<bool>(), random in numbers(),
     ) {
         let policy = Retry { attempts, crashes, max_age, backoff };
-        let ended = Ended { outcome: &outcome, attempt, crashes: crashed, outages: 0, age, timeout: Duration::ZERO, random };
+        let ended = Ended { outcome: &outcome, attempt, crashes: crashed, outages: 0, age, timeout: Duration::ZERO, shared, random };
         if let Next::Again { after, .. } = decide(&policy, ended) {
             prop_assert!(age.saturating_add(after) <= max_age);
             prop_assert!(attempt < attempts);
@@ -213,9 +239,10 @@ proptest! {
             // What is parked within the limits may begin when it is due.
             let crashes = crashed.saturating_add(u32::from(matches!(outcome, Outcome::Crashed { .. })));
             let granted = Granted { attempt: attempt + 1, crashes, age: age.saturating_add(after), resumed: true };
-            if crashes < policy.crashes {
-                let begun = matches!(begin(&policy, granted), Begin::Run { .. });
-                prop_assert!(begun);
+            let alone = crashes >= policy.crashes;
+            if matches!(outcome, Outcome::Crashed { .. }) || !alone {
+                let begun = begin(&policy, granted);
+                prop_assert!(matches!(begun, Begin::Run { alone: with } if with || !alone), "{:?}", begun);
             }
         }
     }
@@ -226,7 +253,9 @@ proptest! {
         max_age in durations(), resumed in any::<bool>(),
     ) {
         let policy = Retry { attempts, crashes, max_age, ..Retry::default() };
-        let over = attempt > attempts || crashed >= crashes || (attempt > 1 && age > max_age);
+        // The one crash that a lower limit forgives is one that neighbours shared.
+        let allowed = if resumed { crashes.max(2) } else { crashes };
+        let over = attempt > attempts || crashed >= allowed || (attempt > 1 && age > max_age);
         let begun = matches!(begin(&policy, Granted { attempt, crashes: crashed, age, resumed }), Begin::Run { .. });
         prop_assert_eq!(begun, !over);
     }

@@ -151,14 +151,14 @@ impl World {
 proptest::proptest! {
     #[test]
     fn case_22_poisons_die_and_none_of_their_neighbours_does(
-        slots in 1u32..9, workers in 1u32..4, innocents in 0usize..30, poisons in 0usize..8, seed: u64,
+        slots in 1u32..9, workers in 1u32..4, innocents in 0usize..30, poisons in 0usize..8, crashes in 1u32..4, seed: u64,
     ) {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut names: Vec<String> = (0..innocents).map(|n| format!("k{n}")).collect();
         names.extend((0..poisons).map(|n| format!("poison{n}")));
         random.shuffle(&mut names);
         let mut world = World {
-            bench: bench(slots, workers),
+            bench: bench_with(slots, workers, &format!("retry = {{ attempts = 3, crashes = {crashes} }}")),
             rows: Default::default(),
             dead: Default::default(),
             done: Default::default(),
