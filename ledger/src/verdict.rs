@@ -79,7 +79,13 @@ pub(crate) struct Asked<'a> {
 
 impl Asked<'_> {
     /// The whole answer is known: nothing of it is in doubt.
-    pub fn answered(mut self) {
+    pub fn answered(self) {
+        self.answered_but(&HashSet::new());
+    }
+
+    /// The answer is known of all but those that were left out: what was in doubt of them is so still.
+    pub fn answered_but(mut self, left_out: &HashSet<Key>) {
+        self.retake.retain(|key| !left_out.contains(key));
         self.answered = true;
     }
 }
@@ -120,6 +126,21 @@ mod tests {
         assert_eq!(asked.retake, [requests[0].key.clone()]);
         asked.answered();
         assert!(doubts.ask(&function, &requests).retake.is_empty());
+    }
+
+    #[test]
+    fn a_claim_in_doubt_that_was_not_asked_for_is_in_doubt_still() {
+        let (doubts, function) = (Doubts::default(), FunctionName::new("f").unwrap());
+        let requests = ["a", "b"].map(|key| ClaimRequest {
+            key: Key::new(key).unwrap(),
+            digest: Digest::of(&[b"x"]),
+            resume: None,
+            interrupted: false,
+        });
+        drop(doubts.ask(&function, &requests));
+        let left_out = HashSet::from([requests[1].key.clone()]);
+        doubts.ask(&function, &requests).answered_but(&left_out);
+        assert_eq!(doubts.ask(&function, &requests).retake, [requests[1].key.clone()]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use sqlx::Row;
 use weft_schemas::{Attempt, Epoch, Fence, FunctionName, Key};
 
 use super::instant::Instant;
+use super::locked::{RETRY, TRIES, is_locked};
 use super::{Postgres, retried};
 use crate::codec::{count, digest_matches, duration, state};
 use crate::state::{Facts, VANISHED};
@@ -111,21 +112,36 @@ impl Postgres {
         }
         let asked = self.doubts.ask(function, requests);
         let retake: Vec<&str> = asked.retake.iter().map(Key::as_str).collect();
-        let granted =
-            retried!(self.grant(owner, function, requests, &retake)).map_err(self.map("claim invocations"))?;
+        let mut locked = self.still_locked(function, requests).await?;
+        let mut tries = 1;
+        let granted = loop {
+            let open: Vec<&ClaimRequest> = requests.iter().filter(|request| !locked.contains(&request.key)).collect();
+            match retried!(self.grant(owner, function, &open, &retake)) {
+                Err(error) if is_locked(&error) && tries < TRIES => {
+                    tries += 1;
+                    let keys = open.iter().map(|request| request.key.clone()).collect();
+                    locked.extend(self.which_are_locked(function, keys).await?);
+                }
+                result => break result.map_err(self.map("claim invocations"))?,
+            }
+        };
         let mut claims = HashMap::with_capacity(granted.len());
         for row in &granted {
             let (key, claim) = read_claim(row).map_err(self.map("claim invocations"))?;
             claims.insert(key, claim?);
         }
-        let lost: Vec<&ClaimRequest> =
-            requests.iter().filter(|request| !claims.contains_key(request.key.as_str())).collect();
+        let lost: Vec<&ClaimRequest> = requests
+            .iter()
+            .filter(|request| !claims.contains_key(request.key.as_str()) && !locked.contains(&request.key))
+            .collect();
         let mut standings = self.look(function, &lost).await?;
-        asked.answered();
+        asked.answered_but(&locked);
         Ok(requests
             .iter()
             .map(|request| match claims.get(request.key.as_str()) {
                 Some(claim) => Verdict::Run(*claim),
+                // Whoever holds the row is about to change it, or is held up; either way it is not ours to take now.
+                None if locked.contains(&request.key) => Verdict::Busy { retry_in: RETRY },
                 None => of_loser(standings.remove(request.key.as_str())),
             })
             .collect())
@@ -135,9 +151,12 @@ impl Postgres {
         &self,
         owner: &Owner,
         function: &FunctionName,
-        requests: &[ClaimRequest],
+        requests: &[&ClaimRequest],
         retake: &[&str],
     ) -> sqlx::Result<Vec<sqlx::postgres::PgRow>> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
         let keys: Vec<&str> = requests.iter().map(|request| request.key.as_str()).collect();
         let digests: Vec<&[u8]> = requests.iter().map(|request| request.digest.0.as_slice()).collect();
         let interrupted: Vec<&str> =

@@ -7,6 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use tokio::sync::Mutex;
 
+use super::locked::{PATIENCE, Stuck};
 use super::{Postgres, map};
 use crate::Error;
 use crate::verdict::Doubts;
@@ -76,7 +77,7 @@ impl Postgres {
 
         let hot = connect.clone().options(INDEX_ONLY).options([("statement_timeout", "12s")]);
         let relay = hot.clone().options([("idle_in_transaction_session_timeout", "120s")]);
-        let claims = hot.clone().options([("synchronous_commit", "off")]);
+        let claims = hot.clone().options([("synchronous_commit", "off"), ("lock_timeout", PATIENCE)]);
         let general = connect.clone().options([("statement_timeout", "60s")]);
         Ok(Self {
             address,
@@ -87,6 +88,7 @@ impl Postgres {
             general: pool(general, 2),
             sweep_page: Mutex::new(0),
             doubts: Doubts::default(),
+            stuck: Stuck::default(),
         })
     }
 }

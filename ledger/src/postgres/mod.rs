@@ -13,6 +13,7 @@ mod dead_letter;
 mod error;
 mod inspect;
 mod instant;
+mod locked;
 mod migrate;
 mod node;
 mod outbox;
@@ -59,6 +60,7 @@ pub struct Postgres {
     /// The page at which the next sweep goes on. Written and read by `sweep` alone.
     sweep_page: Mutex<i64>,
     doubts: Doubts,
+    stuck: locked::Stuck,
 }
 
 #[async_trait]

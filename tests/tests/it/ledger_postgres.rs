@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use weft_ledger::conformance::{HOUR, Subject, function, granted, outgoing, request, succeeded};
-use weft_ledger::{Error, Joiner, OutboxKind, Postgres, Settle, Settled, Settlement};
+use weft_ledger::{Claim, Error, Joiner, OutboxKind, Postgres, Settle, Settled, Settlement, Verdict};
+use weft_schemas::Key;
 
 async fn fresh() -> ((), Subject) {
     ((), Subject::open(&weft_tests::postgres().await).await)
@@ -93,8 +94,38 @@ async fn a_lost_pool_connection_heals_by_itself() {
                 WHERE datname = current_database() AND application_name = 'weft-dispatcher'";
     subject.joiner().query(kill, &[]).await.unwrap();
     assert!(session.renew().await.unwrap());
+    // A connection that was used a moment ago is taken without a look at it, so a call may find out.
+    weft_tests::poll("no lost connection is left", Duration::from_secs(10), || async {
+        let claim = subject.ledger.claim(session.owner(), &function(), &[request("probe", "x")]).await;
+        let late = Settle { key: Key::new("probe").unwrap(), fence: weft_schemas::Fence(-1), to: Settlement::Released };
+        let settle = subject.ledger.settle(&function(), &[late]).await;
+        claim.map(drop).and(settle.map(drop)).map_err(|error| error.to_string())
+    })
+    .await;
     work(&subject, &*session, 1).await;
     subject.ledger.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_behind_a_row_lock_keeps_no_other_waiting() {
+    let (_, subject) = fresh().await;
+    let session = subject.enter("a").await;
+    let claim = subject.run(&*session, "stuck", "x").await;
+    // A worker that is paused between its settle and its commit.
+    let (joiner, stuck) = (subject.joiner(), Key::new("stuck").unwrap());
+    let mut joined = joiner.begin(&function(), &stuck, claim.fence).await.unwrap();
+    joined.execute("UPDATE weft.invocation SET updated_at = updated_at", &[]).await.unwrap();
+    drop(session);
+    let session = subject.enter("a").await;
+    for round in 0..2 {
+        let requests = [format!("{round}/a"), "stuck".to_owned(), format!("{round}/z")].map(|key| request(&key, "x"));
+        let verdicts = subject.claim_all(&*session, &requests).await;
+        let fits = matches!(verdicts[..], [Verdict::Run(_), Verdict::Busy { .. }, Verdict::Run(_)]);
+        assert!(fits, "{verdicts:?}");
+    }
+    joined.rollback().await.unwrap();
+    let Claim { fence, attempt, .. } = subject.run(&*session, "stuck", "x").await;
+    assert_eq!((fence.0, attempt.0), (2, 2), "what was asked in vain has changed nothing");
 }
 
 #[tokio::test]
