@@ -7,12 +7,14 @@
 mod value;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqlitePoolOptions;
-use sqlx::{PgConnection, PgPool, SqliteConnection, SqlitePool, Transaction};
+use sqlx::{Connection as _, PgConnection, PgPool, SqliteConnection, SqlitePool, Transaction};
+use tokio::sync::Mutex;
 use weft_process::crash::{self, Point};
 use weft_schemas::{Fence, FunctionName, Key};
 
@@ -88,8 +90,34 @@ pub struct Joiner {
 
 #[derive(Clone)]
 enum Pools {
-    Postgres { pool: PgPool, options: Box<PgConnectOptions> },
+    Postgres { pool: PgPool, queue: Arc<Queue> },
     Sqlite { path: PathBuf, transactions: SqlitePool, plain: SqlitePool },
+}
+
+/// What those that wait for a place in a pool share.
+struct Queue {
+    options: PgConnectOptions,
+    /// When the server was last asked for a sign of life, and whether it gave one.
+    asked: Mutex<Option<(Instant, bool)>>,
+}
+
+impl Queue {
+    /// Whether the server takes a connection. Of all that wait one asks, or as many as wait would connect at once.
+    ///
+    /// # Errors
+    /// Why it takes none, for the one that asked.
+    async fn server_answers(&self, address: &str) -> Result<bool, Error> {
+        let mut asked = self.asked.lock().await;
+        if let Some((at, answered)) = *asked
+            && at.elapsed() < postgres::ACQUIRE
+        {
+            return Ok(answered);
+        }
+        let answer = postgres::preflight(address, &self.options).await;
+        *asked = Some((Instant::now(), answer.is_ok()));
+        let _ = answer?.close().await;
+        Ok(true)
+    }
 }
 
 enum Open {
@@ -124,7 +152,10 @@ impl Joiner {
                 // A handler may run for 15 minutes; what idles longer inside a transaction is lost.
                 let options =
                     postgres::options(url, "weft-worker")?.options([("idle_in_transaction_session_timeout", "16min")]);
-                let pools = Pools::Postgres { pool: postgres::pool(options.clone(), 4), options: Box::new(options) };
+                let pools = Pools::Postgres {
+                    pool: postgres::pool(options.clone(), 4),
+                    queue: Arc::new(Queue { options, asked: Mutex::new(None) }),
+                };
                 Ok(Self { address: postgres::redacted(url), pools })
             }
             Kind::Sqlite => {
@@ -156,15 +187,15 @@ impl Joiner {
         // An early look only; what counts is the settle.
         let mut turn = None;
         let (open, held) = match &self.pools {
-            Pools::Postgres { pool, options } => {
-                let mut transaction = match pool.begin().await {
-                    Ok(transaction) => transaction,
-                    Err(sqlx::Error::PoolTimedOut) => {
-                        // A pool that cannot connect only says that it waited in vain; one try says why.
-                        postgres::preflight(&self.address, options).await?;
-                        return Err(postgres::map(&self.address, doing, sqlx::Error::PoolTimedOut).into());
+            Pools::Postgres { pool, queue } => {
+                let mut transaction = loop {
+                    match pool.begin().await {
+                        Ok(transaction) => break transaction,
+                        // A pool that cannot connect only says that it waited in vain. When the server answers, the
+                        // others' transactions are what is waited for, and the attempt's deadline says how long.
+                        Err(sqlx::Error::PoolTimedOut) if queue.server_answers(&self.address).await? => {}
+                        Err(error) => return Err(postgres::map(&self.address, doing, error).into()),
                     }
-                    Err(error) => return Err(postgres::map(&self.address, doing, error).into()),
                 };
                 let held: bool = sqlx::query_scalar(
                     "SELECT EXISTS (SELECT FROM weft.invocation

@@ -39,8 +39,8 @@ use crate::{
     State, Verdict,
 };
 
+pub(crate) use connect::{ACQUIRE, options, pool, preflight, redacted};
 use connect::{GENERAL, HOT};
-pub(crate) use connect::{options, pool, preflight, redacted};
 pub(crate) use error::{code, is_contention, map};
 pub(crate) use instant::Instant;
 pub(crate) use settle::Outbox;

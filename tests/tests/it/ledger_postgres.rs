@@ -129,6 +129,25 @@ async fn a_key_behind_a_row_lock_keeps_no_other_waiting() {
 }
 
 #[tokio::test]
+async fn a_transaction_waits_for_a_place_as_long_as_the_server_answers() {
+    let (_, subject) = fresh().await;
+    let (session, joiner) = (subject.enter("a").await, subject.joiner());
+    let mut held = Vec::new();
+    for key in ["1", "2", "3", "4"] {
+        let claim = subject.run(&*session, key, "x").await;
+        held.push(joiner.begin(&function(), &Key::new(key).unwrap(), claim.fence).await.unwrap());
+    }
+    let claim = subject.run(&*session, "5", "x").await;
+    let (function, fifth) = (function(), Key::new("5").unwrap());
+    let mut begin = std::pin::pin!(joiner.begin(&function, &fifth, claim.fence));
+    // Longer than the pool itself waits.
+    let waited = tokio::time::timeout(Duration::from_secs(6), &mut begin).await;
+    assert!(waited.is_err(), "there is no place yet: {:?}", waited.map(|joined| joined.map(drop)));
+    drop(held.pop());
+    begin.await.unwrap().rollback().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_commit_refused_by_a_deferred_constraint_is_no_unknown_outcome() {
     let (_, subject) = fresh().await;
     let session = subject.enter("a").await;
