@@ -28,6 +28,7 @@ mod system_errors;
 mod system_idle;
 mod system_lists;
 mod system_metrics;
+mod system_replies;
 mod system_stage;
 mod system_takeover;
 mod system_telemetry;
