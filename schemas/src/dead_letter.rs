@@ -91,6 +91,11 @@ impl Reason {
         }
     }
 
+    /// Where the repository describes it: `docs/errors/CODE.md`.
+    pub fn page(self) -> String {
+        format!("docs/errors/{}.md", self.code())
+    }
+
     /// The code of an attempt that failed and will be made again: no death, and no reason.
     pub const RETRY_CODE: &str = "W0913";
 

@@ -74,6 +74,19 @@ async fn invocations_are_listed_shown_and_followed() {
     assert!(table.contains("no dispatcher answers"), "{table}");
 }
 
+/// Whoever reads of a death is led to its reason's page.
+async fn code_is_shown(stage: &Stage, letter: &Value, shown: &str) {
+    let (code, page) = ("W0907", "docs/errors/W0907.md");
+    assert_eq!((&letter["code"], &letter["page"]), (&json!(code), &json!(page)));
+    assert!(shown.contains(code) && shown.contains(page), "{shown}");
+    let groups = stage.json(&["dlq", "groups", "--json"]).await;
+    assert_eq!((&groups[0]["code"], &groups[0]["page"]), (&json!(code), &json!(page)));
+    for table in ["ls", "groups"] {
+        let text = stage.done(&["dlq", table]).await.text();
+        assert!(text.contains("terminal") && text.contains(code), "{text}");
+    }
+}
+
 /// A terminal failure, the fix, and two redrives at once: it runs once more, and succeeds.
 async fn redriven(stage: Stage) {
     let dispatcher = stage.start(&[]).await;
@@ -104,6 +117,7 @@ async fn redriven(stage: Stage) {
     let text = stage.done(&["dlq", "show", id]).await.text();
     assert!(text.contains("NotFixed: it is not fixed yet") && text.contains(id), "{text}");
     assert!(stage.done(&["dlq", "ls"]).await.text().contains(id));
+    code_is_shown(&stage, letter, &text).await;
 
     let dry = stage.json(&["dlq", "redrive", id, "--dry-run", "--json"]).await;
     assert_eq!((&dry["dry_run"], &dry["redriven"], &dry["already"]), (&json!(true), &json!([id]), &json!([])));

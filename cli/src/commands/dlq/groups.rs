@@ -1,6 +1,7 @@
 //! `weft dlq groups`: what dead letters died of.
 
 use jiff::Timestamp;
+use serde_json::json;
 use weft_ledger::{DeadLetterGroup, DeadLetterQuery, DeadLetterRecord, Ledger};
 use weft_process::report::{Exit, Report};
 
@@ -18,7 +19,7 @@ pub async fn run(args: args::DlqGroups) -> Result<Exit, Report> {
     let ledger = Services::resolve(&args.services)?.checked_ledger().await?;
     let groups = of_query(ledger.as_ref(), &query).await?;
     if args.json {
-        show::json(&groups)?;
+        show::json(&groups.iter().map(as_json).collect::<Vec<_>>())?;
     } else {
         table(&groups)?;
     }
@@ -66,6 +67,13 @@ pub fn of_records<'a>(records: impl Iterator<Item = &'a DeadLetterRecord>) -> Ve
     groups
 }
 
+fn as_json(group: &DeadLetterGroup) -> serde_json::Value {
+    let mut value = json!(group);
+    value["code"] = json!(group.reason.code());
+    value["page"] = json!(group.reason.page());
+    value
+}
+
 pub fn total(groups: &[DeadLetterGroup]) -> u64 {
     groups.iter().map(|group| group.count).sum()
 }
@@ -74,13 +82,14 @@ pub fn table(groups: &[DeadLetterGroup]) -> Result<(), Report> {
     show::table(&HEADER, groups.iter().map(row).collect())
 }
 
-const HEADER: [&str; 8] = ["COUNT", "FUNCTION", "REASON", "ERROR", "FINGERPRINT", "FIRST", "LAST", "EXAMPLE"];
+const HEADER: [&str; 9] = ["COUNT", "FUNCTION", "REASON", "CODE", "ERROR", "FINGERPRINT", "FIRST", "LAST", "EXAMPLE"];
 
 fn row(group: &DeadLetterGroup) -> Vec<String> {
     vec![
         group.count.to_string(),
         group.function.to_string(),
         group.reason.to_string(),
+        group.reason.code().to_owned(),
         show::cut(&group.error_kind, 30),
         group.fingerprint.clone(),
         show::ago(group.first_at),

@@ -19,6 +19,8 @@ pub fn as_json(record: &DeadLetterRecord) -> Value {
         "key": letter.key,
         "epoch": letter.epoch,
         "reason": letter.reason,
+        "code": letter.reason.code(),
+        "page": letter.reason.page(),
         "error": letter.error,
         "fingerprint": record.fingerprint,
         "attempts": letter.attempts,

@@ -47,7 +47,7 @@ async fn as_json(pages: &mut Pages<'_>) -> Result<Exit, Report> {
 }
 
 /// The last column is there when closed letters are.
-const HEADER: [&str; 8] = ["ID", "FUNCTION", "KEY", "REASON", "ATTEMPTS", "DIED", "ERROR", "CLOSED"];
+const HEADER: [&str; 9] = ["ID", "FUNCTION", "KEY", "REASON", "CODE", "ATTEMPTS", "DIED", "ERROR", "CLOSED"];
 
 fn row(record: &DeadLetterRecord, closed: bool) -> Vec<String> {
     let letter = &record.letter;
@@ -56,6 +56,7 @@ fn row(record: &DeadLetterRecord, closed: bool) -> Vec<String> {
         letter.function.to_string(),
         show::cut(letter.key.as_ref().map_or("-", |key| key.as_str()), 40),
         letter.reason.to_string(),
+        letter.reason.code().to_owned(),
         letter.attempts.to_string(),
         show::ago(letter.last_at),
         show::cut(&format!("{}: {}", letter.error.kind, letter.error.message), 60),

@@ -120,7 +120,7 @@ fn summary(record: &DeadLetterRecord) -> Vec<String> {
         field("id", &letter.id.0),
         field("function", letter.function.as_str()),
         field("key", &letter.key.as_ref().map_or_else(|| "(none)".to_owned(), |key| text(key.as_str()))),
-        field("reason", letter.reason.as_str()),
+        field("reason", &format!("{} ({})", letter.reason, letter.reason.code())),
         field("error", &text(&format!("{}: {}", letter.error.kind, letter.error.message))),
         field("fingerprint", &record.fingerprint),
         field("attempts", &letter.attempts.to_string()),
@@ -128,6 +128,7 @@ fn summary(record: &DeadLetterRecord) -> Vec<String> {
         field("first", &format!("{} ({})", letter.first_at, show::ago(letter.first_at))),
         field("last", &format!("{} ({})", letter.last_at, show::ago(letter.last_at))),
         field("arrivals", &record.arrivals.to_string()),
+        field("see", &letter.reason.page()),
     ];
     if let Some(trace) = &letter.trace_id {
         lines.push(field("trace", trace));
