@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use weft_tests::{Exit, Process, ProcessBuilder, poll, poll_every};
 
-use crate::system_stage::{LIMIT, Place, Stage, runs, runs_reach};
+use crate::system_stage::{LIMIT, Place, Stage, record, runs, runs_reach};
 
 /// A lease that no test waits for.
 pub const LONG: &str = "60s";
@@ -273,11 +273,12 @@ pub async fn stopped(pid: u32) {
     .await;
 }
 
-/// Waits until a process that runs has written so many lines with `part` in them.
-pub async fn lines_with(process: &Process, part: &str, count: usize) {
-    poll(&format!("{count} lines with {part:?}"), Duration::from_secs(30), || async {
+/// Waits until a process that runs has told of so many settles that were refused as late.
+pub async fn refused_late(process: &Process, count: u64) {
+    poll(&format!("{count} late settles refused"), Duration::from_secs(30), || async {
         let lines = process.lines();
-        let found = lines.iter().filter(|line| line.contains(part)).count();
+        let told = lines.iter().filter_map(|line| record(line)).filter_map(|told| told["fields"]["late"].as_u64());
+        let found: u64 = told.sum();
         if found >= count { Ok(()) } else { Err(found) }
     })
     .await;
