@@ -7,7 +7,7 @@ use weft_schemas::{Attempt, Epoch, Fence, FunctionName};
 
 use super::*;
 
-pub async fn the_first_claim_runs_with_attempt_one_and_fence_one(subject: &Subject) {
+pub async fn case_01_the_first_claim_runs_with_attempt_one_and_fence_one(subject: &Subject) {
     let session = subject.enter("a").await;
     let claim = subject.run(&*session, "k", "x").await;
     assert_eq!((claim.fence, claim.attempt, claim.crashes, claim.epoch), (Fence(1), Attempt(1), 0, Epoch(0)));
@@ -15,7 +15,7 @@ pub async fn the_first_claim_runs_with_attempt_one_and_fence_one(subject: &Subje
     assert!(age.abs() < jiff::SignedDuration::from_secs(60), "{age:?}");
 }
 
-pub async fn a_duplicate_of_a_success_is_replayed(subject: &Subject) {
+pub async fn case_02_a_duplicate_of_a_success_is_replayed(subject: &Subject) {
     let session = subject.enter("a").await;
     let claim = subject.run(&*session, "k", "x").await;
     let result = "{\"total\":  1.50, \"ü\":\"✓\"}";
@@ -28,7 +28,7 @@ pub async fn a_duplicate_of_a_success_is_replayed(subject: &Subject) {
     assert_eq!((record.attempt, record.fence), (Attempt(1), Fence(1)));
 }
 
-pub async fn fifty_racers_have_one_winner(subject: &Subject) {
+pub async fn case_03_fifty_racers_have_one_winner(subject: &Subject) {
     let session = subject.enter("a").await;
     let owner = session.owner().clone();
     let racers: Vec<_> = (0..50)
@@ -71,7 +71,7 @@ pub async fn overlapping_batches_do_not_deadlock(subject: &Subject) {
     assert_eq!(won, 40);
 }
 
-pub async fn a_duplicate_of_a_live_claim_is_busy_and_costs_no_attempt(subject: &Subject) {
+pub async fn case_04_a_duplicate_of_a_live_claim_is_busy_and_costs_no_attempt(subject: &Subject) {
     let first = subject.enter("a").await;
     let claim = subject.run(&*first, "k", "x").await;
     let Verdict::Busy { retry_in } = subject.claim(&*first, "k", "x").await else { panic!("not busy") };
@@ -83,9 +83,12 @@ pub async fn a_duplicate_of_a_live_claim_is_busy_and_costs_no_attempt(subject: &
     let record = subject.record("k").await.unwrap();
     assert_eq!((record.attempt, record.fence), (Attempt(1), claim.fence));
     assert_eq!(record.owner.as_deref(), Some("a/1"));
+    // And once the first has finished, its result answers.
+    assert_eq!(subject.settle("k", claim.fence, succeeded("1", HOUR)).await, Settled::Done);
+    assert!(matches!(subject.claim(&*second, "k", "x").await, Verdict::Replay { .. }));
 }
 
-pub async fn another_payload_is_a_mismatch_in_every_state(subject: &Subject) {
+pub async fn case_17_another_payload_is_a_mismatch_in_every_state(subject: &Subject) {
     let session = subject.enter("a").await;
     for (key, to) in [("claimed", None), ("waiting", Some(waiting(HOUR))), ("succeeded", Some(succeeded("1", HOUR)))] {
         let claim = subject.run(&*session, key, "x").await;
@@ -104,7 +107,7 @@ pub async fn another_payload_is_a_mismatch_in_every_state(subject: &Subject) {
     assert_eq!(subject.claim(&*session, "dead", "x").await, Verdict::Dead);
 }
 
-pub async fn keys_of_two_functions_are_independent(subject: &Subject) {
+pub async fn case_18_keys_of_two_functions_are_independent(subject: &Subject) {
     let session = subject.enter("a").await;
     let other = FunctionName::new("charge-payment").unwrap();
     subject.run(&*session, "k", "x").await;
@@ -112,7 +115,7 @@ pub async fn keys_of_two_functions_are_independent(subject: &Subject) {
     assert_eq!(granted(verdicts.into_iter().next().unwrap()).fence, Fence(1));
 }
 
-pub async fn an_expired_success_runs_again_with_a_higher_fence(subject: &Subject) {
+pub async fn case_19_an_expired_success_runs_again_with_a_higher_fence(subject: &Subject) {
     let session = subject.enter("a").await;
     let claim = subject.run(&*session, "k", "x").await;
     let crashed = Settlement::Waiting {
@@ -135,7 +138,7 @@ pub async fn an_expired_success_runs_again_with_a_higher_fence(subject: &Subject
     assert!(again.first_seen_at > claim.first_seen_at);
 }
 
-pub async fn a_swept_key_comes_back_with_a_higher_fence(subject: &Subject) {
+pub async fn case_19_a_swept_key_comes_back_with_a_higher_fence(subject: &Subject) {
     let session = subject.enter("a").await;
     let mut last = Fence(0);
     for _ in 0..3 {
@@ -176,7 +179,7 @@ pub async fn a_due_invocation_runs_again(subject: &Subject) {
     assert_eq!((again.attempt, again.fence, again.epoch), (Attempt(2), Fence(2), Epoch(0)));
 }
 
-pub async fn a_lapsed_lease_is_taken_over_and_the_stale_fence_refused(subject: &Subject) {
+pub async fn case_05_a_lapsed_lease_is_taken_over_and_the_stale_fence_refused(subject: &Subject) {
     let first = subject.enter("a").await;
     let stale = subject.run(&*first, "k", "x").await;
     drop(first);
@@ -199,7 +202,7 @@ pub async fn a_lapsed_lease_is_taken_over_and_the_stale_fence_refused(subject: &
     assert_eq!(subject.settle("k", taken.fence, succeeded("2", HOUR)).await, Settled::Done);
 }
 
-pub async fn a_renewed_lease_is_never_taken_over(subject: &Subject) {
+pub async fn case_14_a_renewed_lease_is_never_taken_over(subject: &Subject) {
     let session = subject.enter("a").await;
     subject.run(&*session, "k", "x").await;
     for _ in 0..10 {

@@ -46,7 +46,7 @@ pub async fn one_batch_may_bury_the_same_letter_twice(subject: &Subject) {
     assert_eq!(subject.drain().await.len(), 1);
 }
 
-pub async fn two_quick_redrives_are_one(subject: &Subject) {
+pub async fn case_24_two_quick_redrives_are_one(subject: &Subject) {
     let session = subject.enter("a").await;
     let id = die(subject, &*session, "k").await;
     subject.drain().await;
@@ -69,7 +69,7 @@ pub async fn two_quick_redrives_are_one(subject: &Subject) {
     assert_eq!(subject.record("k").await.unwrap().epoch, Epoch(1));
 }
 
-pub async fn a_redriven_invocation_starts_afresh(subject: &Subject) {
+pub async fn case_24_a_redriven_invocation_starts_afresh(subject: &Subject) {
     let session = subject.enter("a").await;
     let id = die(subject, &*session, "k").await;
     subject.ledger.advance(HOUR).await.unwrap();

@@ -44,7 +44,7 @@ pub async fn effects_events_and_settle_commit_together(subject: &Subject) {
     assert!(matches!(subject.claim(&*session, "k", "x").await, Verdict::Replay { .. }));
 }
 
-pub async fn a_stale_settle_rolls_back_its_effects(subject: &Subject) {
+pub async fn case_11_a_stale_settle_rolls_back_its_effects(subject: &Subject) {
     let session = subject.enter("a").await;
     let joiner = effects(subject).await;
     let stale = subject.run(&*session, "k", "x").await;

@@ -5,11 +5,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 pub mod audits;
+pub mod cases;
 pub mod claims;
 pub mod dead;
 pub mod history;
 pub mod joins;
 pub mod letters;
+pub mod model;
 pub mod nodes;
 pub mod outbox;
 pub mod settles;
@@ -202,25 +204,25 @@ macro_rules! conformance_tests {
             tables: migrating_again_changes_nothing, tables_of_a_newer_program_are_refused,
                 listing_and_totals_follow_the_filters, an_unmigrated_ledger_says_so;
             nodes: a_live_nodes_name_is_taken, a_name_left_is_free_at_once,
-                a_new_incarnation_frees_its_predecessors_claims_at_once, a_superseded_session_is_told_so,
-                an_owner_without_a_live_lease_claims_nothing, leaving_frees_what_is_still_claimed;
-            claims: the_first_claim_runs_with_attempt_one_and_fence_one, a_duplicate_of_a_success_is_replayed,
-                fifty_racers_have_one_winner, overlapping_batches_do_not_deadlock,
-                a_duplicate_of_a_live_claim_is_busy_and_costs_no_attempt,
-                another_payload_is_a_mismatch_in_every_state, keys_of_two_functions_are_independent,
-                an_expired_success_runs_again_with_a_higher_fence, a_swept_key_comes_back_with_a_higher_fence,
+                case_05_a_new_incarnation_frees_its_predecessors_claims_at_once, a_superseded_session_is_told_so,
+                case_15_an_owner_without_a_live_lease_claims_nothing, leaving_frees_what_is_still_claimed;
+            claims: case_01_the_first_claim_runs_with_attempt_one_and_fence_one, case_02_a_duplicate_of_a_success_is_replayed,
+                case_03_fifty_racers_have_one_winner, overlapping_batches_do_not_deadlock,
+                case_04_a_duplicate_of_a_live_claim_is_busy_and_costs_no_attempt,
+                case_17_another_payload_is_a_mismatch_in_every_state, case_18_keys_of_two_functions_are_independent,
+                case_19_an_expired_success_runs_again_with_a_higher_fence, case_19_a_swept_key_comes_back_with_a_higher_fence,
                 an_early_copy_is_deferred_and_the_retry_itself_resumes, a_due_invocation_runs_again,
-                a_lapsed_lease_is_taken_over_and_the_stale_fence_refused, a_renewed_lease_is_never_taken_over,
+                case_05_a_lapsed_lease_is_taken_over_and_the_stale_fence_refused, case_14_a_renewed_lease_is_never_taken_over,
                 a_claim_whose_answer_was_lost_is_taken_back, verdicts_come_in_the_order_of_the_requests;
-            settles: a_mixed_batch_settles_with_its_outbox_and_refuses_the_stale, settling_twice_is_refused,
-                a_release_costs_no_attempt, the_same_owner_cannot_settle_with_its_older_fence,
-                nothing_late_touches_a_successors_success, a_crash_is_counted, a_thousand_settle_at_once,
+            settles: case_21_a_mixed_batch_settles_with_its_outbox_and_refuses_the_stale, settling_twice_is_refused,
+                a_release_costs_no_attempt, case_13_the_same_owner_cannot_settle_with_its_older_fence,
+                case_12_nothing_late_touches_a_successors_success, a_crash_is_counted, a_thousand_settle_at_once,
                 racing_settles_of_one_claim_have_one_winner;
             outbox: due_messages_come_oldest_first_and_whole, messages_not_due_stay, posted_messages_leave_when_due,
                 two_relays_never_hold_the_same_message, a_dropped_batch_gives_its_messages_back,
                 a_failed_publish_is_counted_and_put_off, the_next_due_time_is_known;
             dead: burying_twice_counts_and_sends_one_copy, one_batch_may_bury_the_same_letter_twice,
-                two_quick_redrives_are_one, a_redriven_invocation_starts_afresh, a_letter_can_die_again_after_a_redrive,
+                case_24_two_quick_redrives_are_one, case_24_a_redriven_invocation_starts_afresh, a_letter_can_die_again_after_a_redrive,
                 an_unknown_letter_is_not_found, a_refused_message_is_redriven_by_the_outbox_alone,
                 a_redriven_mismatch_leaves_the_dead_invocation_of_its_key_dead,
                 letters_are_listed_by_filter_and_kept_whole;
@@ -237,11 +239,16 @@ macro_rules! conformance_tests {
             audits: the_books_of_a_system_at_work_balance, each_accepted_invocation_is_counted_once,
                 a_row_deleted_or_made_by_hand_is_a_difference, the_dead_and_their_letters_belong_together,
                 a_retry_whose_invocation_is_gone_is_a_difference, what_should_have_left_long_ago_is_a_difference;
-            tables: the_sweep_is_bounded_and_takes_expired_successes_only,
+            tables: case_20_the_sweep_is_bounded_and_takes_expired_successes_only,
                 rows_of_the_first_version_are_read_out_by_the_second;
-            joins: effects_events_and_settle_commit_together, a_stale_settle_rolls_back_its_effects,
+            joins: effects_events_and_settle_commit_together, case_11_a_stale_settle_rolls_back_its_effects,
                 a_stale_attempt_cannot_begin, a_dropped_transaction_leaves_nothing, values_and_rows_are_portable,
                 a_refused_statement_says_why, a_script_is_all_or_nothing;
+            cases: case_16_a_session_that_is_gone_renews_no_more, case_18_an_empty_key_is_no_key,
+                case_19_a_sweep_that_races_claims_deletes_no_new_row_and_no_fence_comes_twice,
+                case_25_a_large_result_replays_byte_for_byte, case_26_an_attempt_that_vanished_is_counted,
+                case_29_every_time_is_the_databases_whatever_the_caller_believes;
+            model: any_history_goes_as_the_model_says;
             walk: every_event_in_every_state_does_what_the_function_says;
         }
     };

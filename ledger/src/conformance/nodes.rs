@@ -24,7 +24,7 @@ pub async fn a_name_left_is_free_at_once(subject: &Subject) {
     }
 }
 
-pub async fn a_new_incarnation_frees_its_predecessors_claims_at_once(subject: &Subject) {
+pub async fn case_05_a_new_incarnation_frees_its_predecessors_claims_at_once(subject: &Subject) {
     let first = subject.enter("a").await;
     let stale = subject.run(&*first, "k", "x").await;
     // As kill -9 does: nothing is said, the connection is gone.
@@ -51,7 +51,7 @@ pub async fn a_superseded_session_is_told_so(subject: &Subject) {
     assert!(verdicts.iter().all(busy), "{verdicts:?}");
 }
 
-pub async fn an_owner_without_a_live_lease_claims_nothing(subject: &Subject) {
+pub async fn case_15_an_owner_without_a_live_lease_claims_nothing(subject: &Subject) {
     let nobody = Owner { node: NodeName::new("nobody").unwrap(), incarnation: 1 };
     let requests: [ClaimRequest; 1] = [request("k", "x")];
     let verdicts = subject.ledger.claim(&nobody, &function(), &requests).await.unwrap();

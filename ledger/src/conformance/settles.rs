@@ -5,7 +5,7 @@ use weft_schemas::Epoch;
 use super::*;
 use crate::State;
 
-pub async fn a_mixed_batch_settles_with_its_outbox_and_refuses_the_stale(subject: &Subject) {
+pub async fn case_21_a_mixed_batch_settles_with_its_outbox_and_refuses_the_stale(subject: &Subject) {
     let session = subject.enter("a").await;
     let mut claims = std::collections::HashMap::new();
     for key in ["done", "wait", "dead", "back", "stale"] {
@@ -77,7 +77,7 @@ pub async fn a_release_costs_no_attempt(subject: &Subject) {
     assert_eq!(subject.drain().await, [], "the broker still holds the event");
 }
 
-pub async fn the_same_owner_cannot_settle_with_its_older_fence(subject: &Subject) {
+pub async fn case_13_the_same_owner_cannot_settle_with_its_older_fence(subject: &Subject) {
     let session = subject.enter("a").await;
     let old = subject.run(&*session, "k", "x").await;
     assert_eq!(subject.settle("k", old.fence, Settlement::Released).await, Settled::Done);
@@ -93,7 +93,7 @@ pub async fn the_same_owner_cannot_settle_with_its_older_fence(subject: &Subject
     assert_eq!(subject.record("k").await.unwrap().result, Some(new.fence.to_string()));
 }
 
-pub async fn nothing_late_touches_a_successors_success(subject: &Subject) {
+pub async fn case_12_nothing_late_touches_a_successors_success(subject: &Subject) {
     let first = subject.enter("a").await;
     let stale = subject.run(&*first, "k", "x").await;
     drop(first);

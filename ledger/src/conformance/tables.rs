@@ -78,7 +78,7 @@ pub async fn listing_and_totals_follow_the_filters(subject: &Subject) {
     assert_eq!(list(InvocationQuery { changed_after, ..Default::default() }).await, ["other/k1"]);
 }
 
-pub async fn the_sweep_is_bounded_and_takes_expired_successes_only(subject: &Subject) {
+pub async fn case_20_the_sweep_is_bounded_and_takes_expired_successes_only(subject: &Subject) {
     let session = subject.enter("a").await;
     for n in 0..5 {
         let key = format!("old{n}");

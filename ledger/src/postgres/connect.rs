@@ -86,7 +86,7 @@ impl Postgres {
             settles: pool(hot, 3),
             relay: pool(relay, 2),
             general: pool(general, 2),
-            sweep_page: Mutex::new(0),
+            sweep_walk: Mutex::default(),
             doubts: Doubts::default(),
             stuck: Stuck::default(),
         })

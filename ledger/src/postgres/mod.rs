@@ -57,8 +57,8 @@ pub struct Postgres {
     /// Held while messages are published.
     relay: PgPool,
     general: PgPool,
-    /// The page at which the next sweep goes on. Written and read by `sweep` alone.
-    sweep_page: Mutex<i64>,
+    /// Written and read by `sweep` alone.
+    sweep_walk: Mutex<sweep::Walk>,
     doubts: Doubts,
     stuck: locked::Stuck,
 }

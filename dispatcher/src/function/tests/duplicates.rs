@@ -41,7 +41,7 @@ fn another_payload_waits_for_the_verdict_on_the_first() {
 }
 
 #[test]
-fn a_retry_that_joins_a_duplicate_is_not_taken_for_superfluous() {
+fn case_28_a_retry_that_joins_a_duplicate_is_not_taken_for_superfluous() {
     let mut bench = bench(1, 1);
     let asked = claimed(&bench.deliver(vec![message("k", "a")]));
     let retry = requeue::retry_message(&message("k", "a"), "weft", &FunctionName::new("f").unwrap(), Fence(3));
@@ -57,7 +57,7 @@ fn a_retry_that_joins_a_duplicate_is_not_taken_for_superfluous() {
 }
 
 #[test]
-fn a_redrive_that_arrives_while_the_old_verdict_is_under_way_is_not_acked_with_it() {
+fn case_28_a_redrive_that_arrives_while_the_old_verdict_is_under_way_is_not_acked_with_it() {
     let mut bench = bench(1, 1);
     let asked = claimed(&bench.deliver(vec![message("k", "a")]));
     // Between the ledger's answer and its arrival an operator redrives, and the event comes back.
@@ -70,7 +70,7 @@ fn a_redrive_that_arrives_while_the_old_verdict_is_under_way_is_not_acked_with_i
 }
 
 #[test]
-fn a_retry_that_arrives_before_its_own_settle_is_answered_is_not_acked_with_it() {
+fn case_28_a_retry_that_arrives_before_its_own_settle_is_answered_is_not_acked_with_it() {
     let mut bench = bench(1, 1);
     let (worker, invoke) = bench.running("k");
     let outcome = Outcome::Retry { error: ErrorInfo::new("E", "m"), after_ms: None };

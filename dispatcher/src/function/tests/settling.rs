@@ -23,7 +23,7 @@ fn a_ledger_that_is_away_costs_nothing_and_is_asked_again() {
 }
 
 #[test]
-fn a_settle_that_was_not_answered_is_asked_again_and_nothing_is_acked() {
+fn case_30_a_settle_that_was_not_answered_is_asked_again_and_nothing_is_acked() {
     let mut bench = bench(1, 1);
     let (worker, invoke) = bench.running("k");
     let first = settles(&bench.outcome(worker, &invoke, succeeded()));

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn losing_the_lease_cancels_what_runs_gives_it_back_uncounted_and_asks_anew() {
+fn case_15_losing_the_lease_cancels_what_runs_gives_it_back_uncounted_and_asks_anew() {
     let mut bench = bench(1, 1);
     let (worker, invoke) = bench.running("k");
     let actions = bench.handle(Input::Owner(None));
