@@ -116,7 +116,7 @@ pub async fn each_accepted_invocation_is_counted_once(subject: &Subject) {
     assert_eq!((accepted("create-order").await, accepted("other").await), (22, 2));
     let session = subject.enter("a").await;
     // A key that expires and comes back is the same row; one that was swept is another.
-    for (key, sweep) in [("k0", false), ("k1", true)] {
+    for (key, sweep) in [("k0", false), ("k1", true), ("k2", true)] {
         let record = subject.record(key).await.unwrap();
         assert_eq!(subject.settle(key, record.fence, succeeded("1", Duration::ZERO)).await, Settled::Done);
         if sweep {
@@ -124,7 +124,7 @@ pub async fn each_accepted_invocation_is_counted_once(subject: &Subject) {
         }
         subject.run(&*session, key, "x").await;
     }
-    assert_eq!(accepted("create-order").await, 23);
+    assert_eq!(accepted("create-order").await, 24);
     assert_eq!(audit(subject).await.differences, []);
 }
 

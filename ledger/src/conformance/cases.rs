@@ -23,7 +23,7 @@
 //! | 20 | the sweep keeps what is claimed or waiting | [`tables`](super::tables) |
 //! | 21 | attempts used up: dead letter and copy in one write | [`settles`](super::settles); whole: `cases_*` |
 //! | 22 | a handler that kills its worker | `dispatcher/src/function/tests`; whole: `cases_*` |
-//! | 23 | a body that cannot be read | `dispatcher/src/admission.rs` |
+//! | 23 | a body that cannot be read | `dispatcher/src/function/tests` |
 //! | 24 | two quick redrives: one run, a new epoch | [`dead`](super::dead); whole: `cases_*` |
 //! | 25 | a large result replays byte for byte | here |
 //! | 26 | an attempt that vanished is counted, so that a function with one attempt refuses the next | here; `dispatcher/src/function/tests` |
@@ -33,6 +33,8 @@
 //! | 30 | the outcome of a commit is unknown | `tests/tests/it/ledger_faults.rs` |
 //! | 31 | Redis lost between attempts | `tests/tests/it/state_faults.rs` |
 //! | 32 | the broker's connection is lost during a run | `dispatcher/src/function/model.rs`; whole: `cases_*` |
+//!
+//! What each of them was seen to fail without stands in `docs/proofs.md`.
 //!
 //! Any order of claims, settles, crashes and lapses: [`model`](super::model).
 

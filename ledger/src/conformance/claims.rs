@@ -90,7 +90,8 @@ pub async fn case_04_a_duplicate_of_a_live_claim_is_busy_and_costs_no_attempt(su
 
 pub async fn case_17_another_payload_is_a_mismatch_in_every_state(subject: &Subject) {
     let session = subject.enter("a").await;
-    for (key, to) in [("claimed", None), ("waiting", Some(waiting(HOUR))), ("succeeded", Some(succeeded("1", HOUR)))] {
+    let [parked, due, done] = [waiting(HOUR), waiting(Duration::ZERO), succeeded("1", HOUR * 2)].map(Some);
+    for (key, to) in [("claimed", None), ("waiting", parked), ("due", due), ("succeeded", done)] {
         let claim = subject.run(&*session, key, "x").await;
         if let Some(to) = to {
             assert_eq!(subject.settle(key, claim.fence, to).await, Settled::Done);
@@ -98,13 +99,23 @@ pub async fn case_17_another_payload_is_a_mismatch_in_every_state(subject: &Subj
     }
     let claim = subject.run(&*session, "dead", "x").await;
     assert_eq!(subject.settle("dead", claim.fence, dead("dead", &claim)).await, Settled::Done);
-    for key in ["claimed", "waiting", "succeeded", "dead"] {
-        let before = subject.record(key).await.unwrap();
-        assert_eq!(subject.claim(&*session, key, "y").await, Verdict::Mismatch, "{key}");
-        let after = subject.record(key).await.unwrap();
-        assert_eq!((before.fence, before.state, before.updated_at), (after.fence, after.state, after.updated_at));
-    }
+    let refused = async |session: &dyn NodeSession| {
+        for key in ["claimed", "waiting", "due", "succeeded", "dead"] {
+            let before = subject.record(key).await.unwrap();
+            assert_eq!(subject.claim(session, key, "y").await, Verdict::Mismatch, "{key}");
+            let after = subject.record(key).await.unwrap();
+            assert_eq!((before.fence, before.state, before.updated_at), (after.fence, after.state, after.updated_at));
+        }
+    };
+    refused(&*session).await;
     assert_eq!(subject.claim(&*session, "dead", "x").await, Verdict::Dead);
+    // What anybody may take over, with its own payload, is no freer for another.
+    drop(session);
+    let other = subject.enter("b").await;
+    subject.ledger.advance(HOUR).await.unwrap();
+    assert!(other.renew().await.unwrap());
+    refused(&*other).await;
+    subject.run(&*other, "claimed", "x").await;
 }
 
 pub async fn case_18_keys_of_two_functions_are_independent(subject: &Subject) {
@@ -210,6 +221,12 @@ pub async fn case_14_a_renewed_lease_is_never_taken_over(subject: &Subject) {
         assert!(session.renew().await.unwrap());
         assert!(matches!(subject.claim(&*session, "k", "x").await, Verdict::Busy { .. }));
     }
+    // Nor by another node, for which the last renewal alone counts.
+    drop(session);
+    let other = subject.enter("b").await;
+    assert!(matches!(subject.claim(&*other, "k", "x").await, Verdict::Busy { .. }));
+    let record = subject.record("k").await.unwrap();
+    assert_eq!((record.attempt, record.fence), (Attempt(1), Fence(1)));
 }
 
 pub async fn a_claim_whose_answer_was_lost_is_taken_back(subject: &Subject) {

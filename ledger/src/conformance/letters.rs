@@ -192,6 +192,29 @@ pub async fn a_purge_throws_the_message_away_and_says_who_did_it(subject: &Subje
     assert_eq!(subject.claim(&*session, "k", "x").await, Verdict::Dead);
 }
 
+pub async fn what_was_closed_is_told_whichever_way_it_was(subject: &Subject) {
+    let session = subject.enter("a").await;
+    let (open, redriven) = (die(subject, &*session, "open").await, die(subject, &*session, "redriven").await);
+    refuse(subject, "purged", "other", failure()).await;
+    let purged = DeadLetterId("purged".to_owned());
+    assert_eq!(subject.ledger.closed_since(Timestamp::UNIX_EPOCH).await.unwrap().functions, []);
+    assert_eq!(subject.ledger.purge(std::slice::from_ref(&purged), "op").await.unwrap(), 1);
+    let other = FunctionName::new("other").unwrap();
+    assert_eq!(subject.ledger.closed_since(Timestamp::UNIX_EPOCH).await.unwrap().functions, [other.clone()]);
+    assert_eq!(subject.ledger.redrive(&redriven, &redrive(None)).await.unwrap(), Redriven::Done);
+    let closed = subject.ledger.closed_since(Timestamp::UNIX_EPOCH).await.unwrap();
+    assert_eq!(closed.functions, [function(), other]);
+    let later = closed.at + jiff::SignedDuration::from_secs(1);
+    assert_eq!(subject.ledger.closed_since(later).await.unwrap().functions, []);
+
+    let unknown = DeadLetterId("unknown".to_owned());
+    let ids = [open, redriven.clone(), purged.clone(), unknown];
+    let found = subject.ledger.closed_letters(&ids).await.unwrap();
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found.contains(&redriven) && found.contains(&purged), "{found:?}");
+    assert_eq!(subject.ledger.closed_letters(&[]).await.unwrap(), []);
+}
+
 pub async fn a_purged_letter_that_is_buried_again_opens_with_its_message(subject: &Subject) {
     let letter = refused("a");
     subject.ledger.bury(&[(letter.clone(), copy("a"))]).await.unwrap();

@@ -231,6 +231,7 @@ macro_rules! conformance_tests {
                 an_edited_redrive_leaves_the_dead_invocation_dead_and_links_its_successor,
                 a_redriven_invocation_is_due_whatever_its_message_waits_for,
                 a_purge_throws_the_message_away_and_says_who_did_it,
+                what_was_closed_is_told_whichever_way_it_was,
                 a_purged_letter_that_is_buried_again_opens_with_its_message;
             history: failed_attempts_are_remembered_over_all_epochs, only_the_latest_failed_attempts_are_kept,
                 an_attempt_that_vanished_is_a_crash_and_is_remembered,

@@ -68,6 +68,22 @@ fn death(reason: Reason) -> Option<DeadLetter> {
 }
 
 #[test]
+fn case_23_what_cannot_be_read_is_buried_at_once_with_its_bytes_and_acked_after() {
+    let mut bench = bench(1, 1);
+    let mut unreadable = message("k", "a");
+    unreadable.body = Bytes::from_static(b"\xff{ no json\0");
+    let actions = bench.deliver(vec![unreadable.clone()]);
+    assert!(claimed(&actions).is_empty() && launched(&actions).is_empty(), "nothing is tried: {actions:?}");
+    let [Action::Bury(burials)] = &actions[..] else { panic!("{actions:?}") };
+    let letter = &burials[0].letter;
+    assert_eq!((letter.reason, letter.attempts), (Reason::Undecodable, Attempt(0)));
+    assert_eq!(letter.message, unreadable);
+    assert_eq!(burials[0].copy.message.body, unreadable.body, "what lies in the dead-letter queue");
+    let burials = burials.clone();
+    assert_eq!(acked(&bench.handle(Input::Buried { burials, result: Ok(()) })), [1]);
+}
+
+#[test]
 fn an_event_dies_of_each_reason_with_its_original_message() {
     for reason in Reason::ALL {
         if reason == Reason::Unroutable {
