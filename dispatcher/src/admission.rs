@@ -33,6 +33,9 @@ pub struct Refusal {
     pub message: Message,
 }
 
+/// What has passed, and what it is late by, if it is.
+type Checked = (Event, Key, Digest, Option<ErrorInfo>);
+
 /// The checks of one function.
 #[derive(Clone)]
 pub struct Admission {
@@ -70,12 +73,7 @@ impl Admission {
         }
     }
 
-    fn check(
-        &self,
-        message: &Message,
-        redelivered: bool,
-        now: Timestamp,
-    ) -> Result<(Event, Key, Digest, Option<ErrorInfo>), (Reason, ErrorInfo)> {
+    fn check(&self, message: &Message, redelivered: bool, now: Timestamp) -> Result<Checked, (Reason, ErrorInfo)> {
         // A body over the limit is not parsed at all, so the size comes before what decoding would cost.
         let size = message.body.len() as u64;
         if size > self.function.max_event_bytes {
