@@ -60,6 +60,8 @@ pub enum Command {
     /// List, group, show, redrive or purge dead letters
     #[command(subcommand)]
     Dlq(Dlq),
+    /// Check that every accepted event is accounted for, by the ledger's books and the broker's queues
+    Audit(Audit),
     /// Create or upgrade the ledger's tables
     Migrate(Migrate),
     /// Check connections, versions, topology and limits, and say what to do
@@ -184,6 +186,28 @@ pub struct Publish {
     #[arg(long)]
     pub exchange: Option<String>,
     /// One JSON object instead of a bar and a line
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub services: Services,
+}
+
+/// Safe on a live system. Exit status 6 when something is unaccounted for.
+#[derive(Debug, Args)]
+pub struct Audit {
+    /// Also check that each event of this file was accepted (the lines that `weft publish --file` takes)
+    #[arg(long, value_name = "FILE")]
+    pub published: Option<PathBuf>,
+    /// The function manifest, for --published
+    #[command(flatten)]
+    pub manifest: ManifestFile,
+    /// Time between the two looks: only what both show unchanged is a difference; 0s to 10m
+    #[arg(long, default_value = "2s", value_parser = duration(0, 600))]
+    pub pause: Duration,
+    /// What changed within this time is under way and not judged, 0s to 1h
+    #[arg(long, default_value = "30s", value_parser = duration(0, 3600))]
+    pub grace: Duration,
+    /// JSON instead of text
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]

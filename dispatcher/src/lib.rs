@@ -5,6 +5,7 @@
 
 mod admin;
 pub mod admission;
+pub mod audit;
 pub mod broker;
 pub mod dispatcher;
 mod function;

@@ -1,5 +1,6 @@
 //! One file for each command.
 
+mod audit;
 mod completions;
 mod demo;
 mod dlq;
@@ -51,6 +52,7 @@ pub fn run(weft: Weft) -> Result<Exit, Report> {
             Command::Functions(functions) => functions::run(functions).await,
             Command::Invocations(invocations) => invocations::run(invocations).await,
             Command::Dlq(dlq) => dlq::run(dlq).await,
+            Command::Audit(audit) => audit::run(audit).await,
             Command::Migrate(migrate) => migrate::run(migrate).await,
             Command::Doctor(doctor) => doctor::run(doctor).await,
             Command::Schema(_) | Command::Completions(_) => Ok(Exit::Ok),
