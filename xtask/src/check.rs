@@ -1,6 +1,6 @@
 //! `cargo xtask check`: what can be said without running a test.
 
-use crate::{arch, run};
+use crate::{arch, failures, run};
 
 /// Runs every check, also after one has failed.
 ///
@@ -8,8 +8,13 @@ use crate::{arch, run};
 /// The checks that failed.
 pub fn run() -> Result<(), String> {
     type Check = fn() -> Result<(), String>;
-    let checks: [(&str, Check); 4] =
-        [("format", format), ("architecture", arch::run), ("dependency rules", dependencies), ("lints", lints)];
+    let checks: [(&str, Check); 5] = [
+        ("format", format),
+        ("architecture", arch::run),
+        ("failure table", failures::run),
+        ("dependency rules", dependencies),
+        ("lints", lints),
+    ];
     let mut failed = Vec::new();
     for (name, check) in checks {
         println!("checking: {name}");

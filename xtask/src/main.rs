@@ -4,6 +4,7 @@
 
 mod arch;
 mod check;
+mod failures;
 mod fuzz;
 mod install;
 mod outcome;
