@@ -22,6 +22,7 @@ mod outage_steps;
 mod soak;
 mod state_faults;
 mod state_redis;
+mod system_audit;
 mod system_demo;
 mod system_dlq;
 mod system_drain;
