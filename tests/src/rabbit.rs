@@ -446,6 +446,18 @@ impl PrivateRabbit {
         or_fail(self.control(&["set_vm_memory_high_watermark", "absolute", limit]).await);
     }
 
+    /// Sets how long a delivery may stay unacked before its channel is closed (30 min unless told), and looks often.
+    ///
+    /// # Panics
+    /// The broker's own tool cannot be run or says no.
+    pub async fn time_consumers_out_after(&self, limit: Duration) {
+        let set = format!(
+            "application:set_env(rabbit, consumer_timeout, {}), application:set_env(rabbit, channel_tick_interval, 200).",
+            limit.as_millis()
+        );
+        or_fail(self.control(&["eval", &set]).await);
+    }
+
     /// Runs `rabbitmqctl`, which takes a second or two.
     async fn control(&self, args: &[&str]) -> Result<(), Error> {
         let mut command = tokio::process::Command::new(programs::RABBITMQCTL.find()?);

@@ -66,6 +66,73 @@ async fn on_a_terminal(stage: &Stage, input: &str, command: &str, variables: &[(
     shell.run(LIMIT).await
 }
 
+async fn filtered(stage: Stage) {
+    let dispatcher = stage.start(&[]).await;
+    // More than one page of them.
+    failing(&stage, 60).await;
+    stage.publish("retry.event", "three", &json!({ "from_attempt": 9 })).await;
+    stage.publish("keyed.event", "k", &json!({ "emit": "order-7" })).await;
+    let all = letters(&stage, 62).await;
+    let times: Vec<_> = all.as_array().unwrap().iter().map(|letter| time(&letter["buried_at"])).collect();
+    assert!(times.is_sorted_by(|one, next| one >= next), "not newest first: {times:#?}");
+    assert_eq!(ids(&all).iter().collect::<BTreeSet<_>>().len(), 62, "a letter is on two pages");
+    assert_eq!(ids(&stage.json(&["dlq", "ls", "--json", "-n", "55"]).await), ids(&all)[..55]);
+    let table = stage.done(&["dlq", "ls"]).await;
+    assert_eq!(table.stdout.len(), 63, "one line of head and one for each: {}", table.text());
+
+    let groups = stage.json(&["dlq", "groups", "--json"]).await;
+    let counts: Vec<_> = groups.as_array().unwrap().iter().map(|group| (&group["function"], &group["count"])).collect();
+    assert_eq!(counts[0], (&json!("fail"), &json!(60)), "{groups:#}");
+    assert_eq!(counts.len(), 3, "{groups:#}");
+    let of =
+        |function: &str| groups.as_array().unwrap().iter().find(|group| group["function"] == function).unwrap().clone();
+    let (fail, retry) = (of("fail"), of("retry"));
+    assert_eq!((&retry["reason"], &retry["error_kind"]), (&json!("exhausted"), &json!("NotYet")));
+    assert_eq!(fail["error_message"], "it is not fixed yet");
+    assert!(time(&fail["first_at"]) < time(&fail["last_at"]), "{fail:#}");
+    assert_eq!(fail["fingerprint"], of("keyed")["fingerprint"], "the same error has one fingerprint");
+    let table = stage.done(&["dlq", "groups"]).await.text();
+    assert!(table.contains("COUNT") && table.contains("a later attempt will do"), "{table}");
+
+    let fingerprint = retry["fingerprint"].as_str().unwrap();
+    for (filter, count) in [
+        (&["--function", "fail"][..], 60),
+        (&["--reason", "exhausted"], 1),
+        (&["--error-type", "NotFixed"], 61),
+        (&["--error-type", "notfixed"], 0),
+        (&["--fingerprint", fingerprint], 1),
+        (&["--key", "order-7"], 1),
+        (&["--key", "order-7", "--function", "fail"], 0),
+        (&["--older-than", "1h"], 0),
+        (&["--older-than", "0s", "--reason", "terminal"], 61),
+        (&["--newer-than", "1h"], 62),
+    ] {
+        let found = stage.json(&[&["dlq", "ls", "--json"][..], filter].concat()).await;
+        assert_eq!(ids(&found).len(), count, "{filter:?}");
+        let groups = stage.json(&[&["dlq", "groups", "--json"][..], filter].concat()).await;
+        let counted: u64 = groups.as_array().unwrap().iter().map(|group| group["count"].as_u64().unwrap()).sum();
+        assert_eq!(counted as usize, count, "{filter:?}: {groups:#}");
+        let dry = stage.json(&[&["dlq", "redrive", "--dry-run", "--json"][..], filter].concat()).await;
+        assert_eq!(dry["redriven"].as_array().unwrap().len(), count, "{filter:?}");
+        let dry = stage.json(&[&["dlq", "purge", "--dry-run", "--json"][..], filter].concat()).await;
+        assert_eq!((&dry["matched"], &dry["purged"]), (&json!(count), &json!(0)), "{filter:?}");
+    }
+    let empty = stage.weft(&["dlq", "ls", "--older-than", "2h", "--newer-than", "1h"]).run(LIMIT).await.code(2).text();
+    assert!(empty.contains("error[W0103]"), "{empty}");
+    assert_eq!(ids(&letters(&stage, 62).await), ids(&all), "a dry run changed something");
+    stop(dispatcher).await;
+}
+
+#[tokio::test]
+async fn dead_letters_are_filtered_grouped_and_paged_on_real_services() {
+    filtered(Stage::real().await.manifest(MANIFEST)).await;
+}
+
+#[tokio::test]
+async fn dead_letters_are_filtered_grouped_and_paged_on_one_file() {
+    filtered(Stage::embedded().manifest(MANIFEST)).await;
+}
+
 #[tokio::test]
 async fn a_letter_shows_its_attempts_and_its_message() {
     let stage = Stage::real().await.manifest(MANIFEST);
@@ -239,6 +306,54 @@ async fn a_letter_is_edited_in_the_editor_of_the_person_who_asks() {
     assert!(edited.contains(&format!("redrove {id} as /t one~")), "{edited}");
     let done = stage.invocations_in("fail", "succeeded", 1).await;
     assert!(done[0]["key"].as_str().unwrap().starts_with("/t one~"), "{done:#?}");
+    stop(dispatcher).await;
+}
+
+#[tokio::test]
+async fn a_purge_asks_first_and_records_who_did_it() {
+    let stage = Stage::real().await.manifest(MANIFEST);
+    let dispatcher = stage.start(&[]).await;
+    failing(&stage, 3).await;
+    stage.publish("keyed.event", "k", &json!({ "emit": "order-7" })).await;
+    let all = letters(&stage, 4).await;
+
+    let unasked = stage.weft(&["dlq", "purge", "--function", "fail"]).run(LIMIT).await.code(2).text();
+    assert!(
+        unasked.contains("error[W0104]") && unasked.contains("3 dead letters") && unasked.contains("--yes"),
+        "{unasked}"
+    );
+    let dry = stage.done(&["dlq", "purge", "--all", "--dry-run"]).await.text();
+    assert!(dry.contains("would throw 4 dead letters away"), "{dry}");
+    let no = on_a_terminal(&stage, "n\\n", "dlq purge --function fail", &[]).await.code(2).text();
+    assert!(no.contains("throw 3 dead letters away for good?"), "{no}");
+    assert_eq!(ids(&letters(&stage, 4).await), ids(&all), "thrown away without a yes");
+
+    let yes = on_a_terminal(&stage, "y\\n", "dlq purge --function fail", &[("USER", "ann")]).await.success().text();
+    assert!(yes.contains("threw 3 dead letters away"), "{yes}");
+    let left = letters(&stage, 1).await;
+    assert_eq!(left[0]["key"], "order-7");
+    let closed = stage.json(&["dlq", "ls", "--all", "--function", "fail", "--json"]).await;
+    for letter in closed.as_array().unwrap() {
+        assert!(letter["purged_at"].is_string(), "{letter:#}");
+        assert!(letter["purged_by"].as_str().unwrap().starts_with("ann@"), "{letter:#}");
+        assert_eq!((&letter["body_bytes"], &letter["redriven_at"]), (&json!(0), &Value::Null), "{letter:#}");
+    }
+    stage.invocations_in("fail", "dead", 3).await;
+
+    let purged = closed[0]["id"].as_str().unwrap();
+    let text = stage.done(&["dlq", "show", purged]).await.text();
+    assert!(text.contains("by ann@") && text.contains("(thrown away)"), "{text}");
+    stage.weft(&["dlq", "show", purged, "--payload"]).run(LIMIT).await.code(7);
+    let again = stage.json(&["dlq", "redrive", purged, "--json"]).await;
+    assert_eq!((&again["redriven"], &again["already"]), (&json!([]), &json!([purged])));
+    let again = stage.json(&["dlq", "purge", purged, "--yes", "--json"]).await;
+    assert_eq!((&again["matched"], &again["purged"]), (&json!(0), &json!(0)));
+    let last = stage.json(&["dlq", "purge", left[0]["id"].as_str().unwrap(), "--yes", "--json"]).await;
+    assert_eq!(
+        (&last["matched"], &last["purged"], &last["groups"][0]["function"]),
+        (&json!(1), &json!(1), &json!("keyed"))
+    );
+    assert_eq!(runs(&stage.path("runs")).len(), 3, "a purged letter ran");
     stop(dispatcher).await;
 }
 
