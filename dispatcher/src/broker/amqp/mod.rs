@@ -35,6 +35,10 @@ use super::{Acks, Broker, BrokerError, Counts, Health, PublishError, Subscriptio
 
 /// How long a queue's counts may take to find out.
 const COUNT_LIMIT: Duration = Duration::from_secs(5);
+/// How long a queue must have been gone before it is declared again. A consumer that the broker finds with its queue back at
+/// once is kept, and so is what its channel knows of the old queue: RabbitMQ 3.10 then takes the new queue's messages for
+/// known ones and holds them back for good. Given this time, it cancels every consumer, on every node.
+const SETTLED: Duration = Duration::from_secs(1);
 /// How often queues that are gone are declared again because of what was published to them.
 const MEND_EVERY: Duration = Duration::from_secs(5);
 /// How long consumers have to write out what was acked, at a close.
@@ -84,6 +88,7 @@ impl Declared {
     async fn again(&self, connection: &lapin::Connection) -> bool {
         let topology = self.topology.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(topology) = topology else { return false };
+        tokio::time::sleep(SETTLED).await;
         match topology::declare(connection, &topology).await {
             Ok(()) => {
                 // What the ledger knows of it, `weft audit` shows; of the rest nobody knows.
