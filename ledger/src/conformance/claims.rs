@@ -7,10 +7,13 @@ use weft_schemas::{Attempt, Epoch, Fence, FunctionName};
 
 use super::*;
 
-pub async fn case_01_the_first_claim_runs_with_attempt_one_and_fence_one(subject: &Subject) {
+pub async fn case_01_the_first_claim_runs_with_attempt_one_and_a_fence_of_its_time(subject: &Subject) {
     let session = subject.enter("a").await;
+    let before = jiff::Timestamp::now();
     let claim = subject.run(&*session, "k", "x").await;
-    assert_eq!((claim.fence, claim.attempt, claim.crashes, claim.epoch), (Fence(1), Attempt(1), 0, Epoch(0)));
+    assert_eq!((claim.attempt, claim.crashes, claim.epoch), (Attempt(1), 0, Epoch(0)));
+    // A database that forgets its last commits in a crash can so grant no fence twice. Clocks of two machines may differ.
+    assert!(claim.fence.0 > before.as_millisecond() - 60_000, "{claim:?}");
     let age = jiff::Timestamp::now().duration_since(claim.first_seen_at);
     assert!(age.abs() < jiff::SignedDuration::from_secs(60), "{age:?}");
 }
@@ -25,7 +28,7 @@ pub async fn case_02_a_duplicate_of_a_success_is_replayed(subject: &Subject) {
         assert_eq!(subject.claim(&*session, "k", "x").await, expected);
     }
     let record = subject.record("k").await.unwrap();
-    assert_eq!((record.attempt, record.fence), (Attempt(1), Fence(1)));
+    assert_eq!((record.attempt, record.fence), (Attempt(1), claim.fence));
 }
 
 pub async fn case_03_fifty_racers_have_one_winner(subject: &Subject) {
@@ -43,7 +46,7 @@ pub async fn case_03_fifty_racers_have_one_winner(subject: &Subject) {
     for racer in racers {
         match racer.await.unwrap() {
             Verdict::Run(claim) => {
-                assert_eq!(claim.fence, Fence(1));
+                assert_eq!(claim.attempt, Attempt(1));
                 won += 1;
             }
             Verdict::Busy { .. } => busy += 1,
@@ -123,7 +126,7 @@ pub async fn case_18_keys_of_two_functions_are_independent(subject: &Subject) {
     let other = FunctionName::new("charge-payment").unwrap();
     subject.run(&*session, "k", "x").await;
     let verdicts = subject.ledger.claim(session.owner(), &other, &[request("k", "y")]).await.unwrap();
-    assert_eq!(granted(verdicts.into_iter().next().unwrap()).fence, Fence(1));
+    assert_eq!(granted(verdicts.into_iter().next().unwrap()).attempt, Attempt(1));
 }
 
 pub async fn case_19_an_expired_success_runs_again_with_a_higher_fence(subject: &Subject) {
@@ -145,7 +148,7 @@ pub async fn case_19_an_expired_success_runs_again_with_a_higher_fence(subject: 
     // Another payload, even: an expired key is as good as new.
     let again = subject.run(&*session, "k", "y").await;
     assert_eq!((again.attempt, again.crashes, again.epoch), (Attempt(1), 0, Epoch(0)));
-    assert_eq!(again.fence, Fence(claim.fence.0 + 1));
+    assert!(again.fence > claim.fence, "{again:?}");
     assert!(again.first_seen_at > claim.first_seen_at);
 }
 
@@ -174,7 +177,8 @@ pub async fn an_early_copy_is_deferred_and_the_retry_itself_resumes(subject: &Su
     let verdict = subject.claim_all(&*session, &[resume(Fence(claim.fence.0 + 1))]).await.remove(0);
     assert!(matches!(verdict, Verdict::Deferred { .. }), "{verdict:?}");
     let again = granted(subject.claim_all(&*session, &[resume(claim.fence)]).await.remove(0));
-    assert_eq!((again.attempt, again.fence), (Attempt(2), Fence(2)));
+    assert_eq!(again.attempt, Attempt(2));
+    assert!(again.fence > claim.fence, "{again:?}");
     // The same retry, delivered twice.
     let verdict = subject.claim_all(&*session, &[resume(claim.fence)]).await.remove(0);
     assert!(matches!(verdict, Verdict::Busy { .. }), "{verdict:?}");
@@ -187,7 +191,8 @@ pub async fn a_due_invocation_runs_again(subject: &Subject) {
     subject.ledger.advance(HOUR).await.unwrap();
     assert!(session.renew().await.unwrap());
     let again = subject.run(&*session, "k", "x").await;
-    assert_eq!((again.attempt, again.fence, again.epoch), (Attempt(2), Fence(2), Epoch(0)));
+    assert_eq!((again.attempt, again.epoch), (Attempt(2), Epoch(0)));
+    assert!(again.fence > claim.fence, "{again:?}");
 }
 
 pub async fn case_05_a_lapsed_lease_is_taken_over_and_the_stale_fence_refused(subject: &Subject) {
@@ -200,7 +205,8 @@ pub async fn case_05_a_lapsed_lease_is_taken_over_and_the_stale_fence_refused(su
     assert!(second.renew().await.unwrap());
 
     let taken = subject.run(&*second, "k", "x").await;
-    assert_eq!((taken.fence, taken.attempt), (Fence(2), Attempt(2)));
+    assert_eq!(taken.attempt, Attempt(2));
+    assert!(taken.fence > stale.fence, "{taken:?}");
     let late = Settlement::Succeeded {
         result: Bytes::from_static(b"late"),
         keep: HOUR,

@@ -56,7 +56,7 @@ pub async fn case_11_a_stale_settle_rolls_back_its_effects(subject: &Subject) {
     } else {
         drop(session);
         let successor = subject.enter("a").await;
-        assert_eq!(subject.run(&*successor, "k", "x").await.fence, Fence(stale.fence.0 + 1));
+        assert!(subject.run(&*successor, "k", "x").await.fence > stale.fence);
     }
     joined.execute(INSERT, &[1.into(), Value::Null]).await.unwrap();
     let refused = joined.settle(Bytes::new(), HOUR, event()).await;

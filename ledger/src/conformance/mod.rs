@@ -206,7 +206,7 @@ macro_rules! conformance_tests {
             nodes: a_live_nodes_name_is_taken, a_name_left_is_free_at_once,
                 case_05_a_new_incarnation_frees_its_predecessors_claims_at_once, a_superseded_session_is_told_so,
                 case_15_an_owner_without_a_live_lease_claims_nothing, leaving_frees_what_is_still_claimed;
-            claims: case_01_the_first_claim_runs_with_attempt_one_and_fence_one, case_02_a_duplicate_of_a_success_is_replayed,
+            claims: case_01_the_first_claim_runs_with_attempt_one_and_a_fence_of_its_time, case_02_a_duplicate_of_a_success_is_replayed,
                 case_03_fifty_racers_have_one_winner, overlapping_batches_do_not_deadlock,
                 case_04_a_duplicate_of_a_live_claim_is_busy_and_costs_no_attempt,
                 case_17_another_payload_is_a_mismatch_in_every_state, case_18_keys_of_two_functions_are_independent,

@@ -23,6 +23,8 @@ use crate::{Claim, ClaimRequest, Error, FailedAttempt, Owner, Verdict};
 ///   judged by the time of the snapshot (`statement_timestamp()`), and an incarnation that the snapshot does not know
 ///   yet counts as live. Both err towards "busy".
 /// - A key that comes back after the sweep starts above every fence that the sweep has deleted.
+/// - A fence is at least the database clock in milliseconds. Claims do not wait for the disk, so a crash of the database may
+///   forget the last of them; the next claim of such a key must not get a fence that is out in the world.
 /// - $7 holds keys whose earlier claim by this very owner got no answer; no attempt was started for them. $8 holds keys
 ///   whose attempt this node cancelled itself. Neither counts an attempt: see [`crate::state::toll`].
 /// - Any other claim that is taken over vanished with its dispatcher, which the row remembers as a failed attempt.
@@ -32,7 +34,8 @@ pub(super) const CLAIM: &str = "
         INSERT INTO weft.invocation AS i
             (function, key, state, attempt, crashes, epoch, fence, owner, incarnation, digest, first_seen_at, updated_at)
         SELECT $1::text, r.key, 'claimed', 1, 0, 0,
-               1 + coalesce((SELECT s.fence FROM weft.swept s WHERE s.function = $1), 0),
+               greatest(1 + coalesce((SELECT s.fence FROM weft.swept s WHERE s.function = $1), 0),
+                    (extract(epoch FROM clock_timestamp()) * 1000)::bigint),
                $2::text, $3::bigint, r.digest, clock_timestamp(), clock_timestamp()
         FROM unnest($4::text[], $5::bytea[]) AS r(key, digest)
         WHERE (SELECT true FROM weft.node n
@@ -60,7 +63,7 @@ pub(super) const CLAIM: &str = "
                         'epoch', i.epoch, 'attempt', i.attempt, 'crashed', true, 'kind', $9::text, 'message', $10::text,
                         'ended_us', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, 'node', i.owner) END,
             first_seen_at = CASE WHEN i.state = 'succeeded' THEN excluded.first_seen_at ELSE i.first_seen_at END,
-            fence = i.fence + 1,
+            fence = greatest(i.fence + 1, excluded.fence),
             owner = excluded.owner,
             incarnation = excluded.incarnation,
             digest = excluded.digest,

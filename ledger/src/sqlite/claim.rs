@@ -16,7 +16,7 @@ use crate::{Claim, ClaimRequest, Error, FailedAttempt, Owner, Verdict};
 const CLAIM: &str = "
     INSERT INTO invocation AS i
         (function, key, state, attempt, crashes, epoch, fence, owner, incarnation, digest, first_seen_at, updated_at)
-    SELECT ?1, ?2, 'claimed', 1, 0, 0, 1 + coalesce((SELECT fence FROM swept WHERE function = ?1), 0), ?3, ?4, ?5, ?6, ?6
+    SELECT ?1, ?2, 'claimed', 1, 0, 0, max(1 + coalesce((SELECT fence FROM swept WHERE function = ?1), 0), ?6 / 1000), ?3, ?4, ?5, ?6, ?6
     WHERE EXISTS (SELECT 1 FROM node WHERE id = ?3 AND incarnation = ?4 AND lease_until > ?6)
     ON CONFLICT (function, key) DO UPDATE SET
         state = 'claimed',
@@ -40,7 +40,7 @@ const CLAIM: &str = "
                     'epoch', i.epoch, 'attempt', i.attempt, 'crashed', json('true'), 'kind', ?10, 'message', ?11,
                     'ended_us', ?6, 'node', i.owner)) END,
         first_seen_at = CASE WHEN i.state = 'succeeded' THEN excluded.first_seen_at ELSE i.first_seen_at END,
-        fence = i.fence + 1,
+        fence = max(i.fence + 1, excluded.fence),
         owner = excluded.owner,
         incarnation = excluded.incarnation,
         digest = excluded.digest,

@@ -35,7 +35,7 @@ async fn case_21_what_always_fails_is_tried_as_often_as_allowed_and_leaves_one_d
     let exchange = format!("{}.events", case.stage.prefix);
     assert!(vhost.publish(&exchange, "place.event", properties.clone(), &body).await);
     killed(first).await;
-    assert_eq!(case.stands("one").await, ("dead".to_owned(), 4, 4));
+    assert_eq!(case.stands("one").await, ("dead".to_owned(), 4));
     let second = started(case.node("a", LONG)).await;
     case.queue_holds("place", 0).await;
     let letter = poll("the dead letter is in its queue", LIMIT, || async {
@@ -45,7 +45,13 @@ async fn case_21_what_always_fails_is_tried_as_often_as_allowed_and_leaves_one_d
     .await;
     case.outbox_empty().await;
     assert_eq!(case.count("dead_letter where arrivals = 1").await, 1);
-    assert_eq!((letter.len(), case.letters("place").await), (1, 1), "{letter:?}");
+    assert_eq!(letter.len(), 1, "{letter:?}");
+    // The broker counts now and then.
+    poll("the broker counts one letter", LIMIT, || async {
+        let count = case.letters("place").await;
+        if count == 1 { Ok(()) } else { Err(count) }
+    })
+    .await;
 
     let runs = case.runs();
     assert_eq!(runs.iter().map(|run| run[1].as_str()).collect::<Vec<_>>(), ["1", "2", "3", "4"]);
@@ -102,10 +108,10 @@ async fn case_22_what_kills_its_worker_each_time_dies_alone() {
     case.reaches("poison", "dead").await;
     for id in neighbours {
         case.reaches(id, "succeeded").await;
-        assert_eq!(case.stands(id).await, ("succeeded".to_owned(), 2, 2), "{id} was taken along more than once");
+        assert_eq!(case.stands(id).await, ("succeeded".to_owned(), 2), "{id} was taken along more than once");
         assert_eq!(case.crashes(id).await, 1);
     }
-    assert_eq!((case.stands("poison").await, case.crashes("poison").await), (("dead".to_owned(), 3, 3), 3));
+    assert_eq!((case.stands("poison").await, case.crashes("poison").await), (("dead".to_owned(), 3), 3));
     case.queue_holds("place", 0).await;
     let letters = case.stage.json(&["dlq", "ls", "--json"]).await;
     let letters: Vec<_> =
@@ -121,7 +127,7 @@ async fn case_24_a_letter_redriven_twice_at_once_runs_once() {
     case.order("one", &json!({ "ends": ["fail"], "hold": case.hold("one") })).await;
     case.let_go("one", 1);
     case.reaches("one", "dead").await;
-    assert_eq!(case.stands("one").await, ("dead".to_owned(), 1, 1));
+    assert_eq!(case.stands("one").await, ("dead".to_owned(), 1));
     let letters = case.stage.json(&["dlq", "ls", "--json"]).await;
     let id = letters[0]["id"].as_str().unwrap();
 
@@ -137,7 +143,7 @@ async fn case_24_a_letter_redriven_twice_at_once_runs_once() {
     answers.sort_unstable();
     assert_eq!(answers, [(0, 1), (1, 0)]);
     case.ends_well_but(1, 1).await;
-    assert_eq!(case.stands("one").await, ("succeeded".to_owned(), 1, 2));
+    assert_eq!(case.stands("one").await, ("succeeded".to_owned(), 1));
     assert_eq!(case.row("one").await["epoch"], 1);
     let runs: Vec<_> = case.runs().iter().map(|run| (run[1].clone(), run[2].clone())).collect();
     assert_eq!(runs, [("1".to_owned(), "0".to_owned()), ("1".to_owned(), "1".to_owned())]);
