@@ -103,6 +103,8 @@ pub struct Books {
     pub flushed: Option<u64>,
     /// Dispatchers that ended as none may.
     pub faulty: Vec<String>,
+    /// What `weft audit` found.
+    pub differences: Vec<String>,
 }
 
 fn fields<const N: usize>(line: &str) -> Option<[String; N]> {

@@ -112,6 +112,7 @@ async fn soak(args: &Args, plan: &[schedule::Fault]) -> Result<bool, String> {
     books.state = state;
     books.faulty = faulty;
     books.flushed = flushed(&faults);
+    books.differences = audit(&stand).await?;
     if let Err(left) = nothing_left {
         println!("gave up waiting: {left:?}");
     }
@@ -233,6 +234,15 @@ async fn finish(nodes: [Node; 2]) -> (usize, Vec<String>) {
         }
     }
     (restarts, faulty)
+}
+
+/// What `weft audit` finds, a line each.
+async fn audit(stand: &Stand) -> Result<Vec<String>, String> {
+    let exit = stand.weft(&["audit", "--json", "--grace", "0s", "--pause", "1s"]).run(STOP).await;
+    let answer: serde_json::Value =
+        serde_json::from_str(&exit.stdout.concat()).map_err(|error| format!("weft audit: {error}: {}", exit.text()))?;
+    let differences = answer["differences"].as_array().ok_or("weft audit lists no differences")?;
+    Ok(differences.iter().map(ToString::to_string).collect())
 }
 
 /// When Redis was last emptied.

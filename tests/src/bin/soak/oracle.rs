@@ -32,10 +32,12 @@ pub enum Judgement {
     Dispatcher,
     /// An invocation of an event that nobody published.
     Stranger,
+    /// `weft audit` says that something is not accounted for.
+    Audit,
 }
 
 impl Judgement {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Lost,
         Self::DoubleEffect,
         Self::MissingEffect,
@@ -48,6 +50,7 @@ impl Judgement {
         Self::State,
         Self::Dispatcher,
         Self::Stranger,
+        Self::Audit,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -64,6 +67,7 @@ impl Judgement {
             Self::State => "state",
             Self::Dispatcher => "dispatchers",
             Self::Stranger => "strangers",
+            Self::Audit => "audit",
         }
     }
 }
@@ -94,6 +98,9 @@ pub fn judge(books: &Books) -> Vec<Finding> {
     state(books, &mut found);
     for text in &books.faulty {
         found.push(Finding { judgement: Judgement::Dispatcher, about: None, text: text.clone() });
+    }
+    for text in &books.differences {
+        found.push(Finding { judgement: Judgement::Audit, about: None, text: text.clone() });
     }
     found.sort();
     found

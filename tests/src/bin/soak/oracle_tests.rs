@@ -222,4 +222,5 @@ fn strangers_and_bad_ends_are_found() {
     let stranger = |books: &mut Books| books.rows.push(row("pay", "/soak e77", "succeeded", 1));
     assert_eq!(spoiled(stranger), [MissingEffect, Stranger].into());
     assert_eq!(spoiled(|books| books.faulty.push("it panicked".to_owned())), [Dispatcher].into());
+    assert_eq!(spoiled(|books| books.differences.push("{}".to_owned())), [Judgement::Audit].into());
 }

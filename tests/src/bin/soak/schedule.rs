@@ -268,7 +268,7 @@ fn any(rng: &mut Rng) -> What {
 
 fn trap(rng: &mut Rng, points: &[&'static str]) -> Trap {
     let point = points.get(rng.usize(..points.len())).copied().unwrap_or("after-claim");
-    Trap { point, passing: rng.u32(1..30) }
+    Trap { point, passing: rng.u32(1..10) }
 }
 
 fn lasts(rng: &mut Rng, what: What, lease: Duration) -> Duration {
