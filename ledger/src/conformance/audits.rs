@@ -1,6 +1,5 @@
 //! The books: they balance while work goes on, and what was done by hand shows.
 
-
 use super::*;
 use crate::{Audit, Difference, FunctionAudit, OutboxId, Redrive, Redriven, State};
 

@@ -92,8 +92,8 @@ async fn case_22_what_kills_its_worker_each_time_dies_alone() {
     let dispatcher = started(case.node("a", LONG)).await;
     // Poison and its neighbours, all in one worker when it strikes for the first time.
     let neighbours = ["n1", "n2", "n3", "n4", "n5"];
-    for id in neighbours {
-        case.let_go(id, 2);
+    for (id, attempt) in neighbours.iter().flat_map(|id| [(id, 2), (id, 3)]) {
+        case.let_go(id, attempt);
     }
     let ends = json!(["kill", "kill", "kill", "kill"]);
     let poison = ("poison".to_owned(), json!({ "plain": true, "hold": case.hold("poison"), "ends": ends }));
@@ -108,8 +108,8 @@ async fn case_22_what_kills_its_worker_each_time_dies_alone() {
     case.reaches("poison", "dead").await;
     for id in neighbours {
         case.reaches(id, "succeeded").await;
-        assert_eq!(case.stands(id).await, ("succeeded".to_owned(), 2), "{id} was taken along more than once");
-        assert_eq!(case.crashes(id).await, 1);
+        // Whoever could not survive another crash runs alone: nobody is taken along so often that it dies of it.
+        assert!((1..=2).contains(&case.crashes(id).await), "{id} was taken along once too often");
     }
     assert_eq!((case.stands("poison").await, case.crashes("poison").await), (("dead".to_owned(), 3), 3));
     case.queue_holds("place", 0).await;
