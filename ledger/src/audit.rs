@@ -202,8 +202,11 @@ impl Books {
     }
 }
 
+/// What a row of function, key and id means.
+type Meaning = fn(FunctionName, weft_schemas::Key, String) -> Difference;
+
 /// What the rows of each statement mean.
-pub(crate) const ODD: [(&str, fn(FunctionName, weft_schemas::Key, String) -> Difference); 3] = [
+pub(crate) const ODD: [(&str, Meaning); 3] = [
     (DEAD_WITHOUT_LETTER, |function, key, _| Difference::DeadWithoutLetter { function, key }),
     (LETTER_WITHOUT_INVOCATION, |function, key, id| Difference::LetterWithoutInvocation {
         function,

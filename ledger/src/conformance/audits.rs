@@ -161,7 +161,7 @@ pub async fn the_dead_and_their_letters_belong_together(subject: &Subject) {
     by_hand(subject, &format!("DELETE FROM weft.dead_letter WHERE id = '{}'", ids[0].0)).await;
     let key = |text: &str| Key::new(text).unwrap();
     let first = Difference::DeadWithoutLetter { function: function(), key: key("k1") };
-    assert_eq!(audit(subject).await.differences, [first.clone()]);
+    assert_eq!(audit(subject).await.differences, std::slice::from_ref(&first));
 
     by_hand(subject, "DELETE FROM weft.invocation WHERE key IN ('k2', 'k3')").await;
     let letterless = |n: usize, id: &DeadLetterId| Difference::LetterWithoutInvocation {
@@ -215,7 +215,7 @@ pub async fn what_should_have_left_long_ago_is_a_difference(subject: &Subject) {
     subject.ledger.advance(Duration::from_secs(40)).await.unwrap();
     let (function, key) = (Some(function()), Some(Key::new("k").unwrap()));
     let retry = Difference::Overdue { kind: OutboxKind::Retry, id, function, key, tries: 1 };
-    assert_eq!(audit(subject).await.differences, [retry.clone()]);
+    assert_eq!(audit(subject).await.differences, std::slice::from_ref(&retry));
     subject.ledger.advance(Duration::from_secs(40)).await.unwrap();
     let reply = audit(subject).await.differences.remove(1);
     assert!(

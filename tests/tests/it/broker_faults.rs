@@ -10,7 +10,7 @@ use weft_dispatcher::broker::amqp::Amqp;
 use weft_process::secret::Address;
 use weft_tests::{PrivateRabbit, Process, QueueDepth, poll};
 
-use crate::system_stage::{LIMIT, Stage, admin, complaints, record, runs, runs_reach, stop};
+use crate::system_stage::{LIMIT, Stage, admin, complaints, get, record, runs, runs_reach, stop};
 
 const RETRY: &str = r#"
     [functions.retry]
@@ -26,11 +26,6 @@ const FAIL: &str = r#"
     events = ["fail.event"]
     slots = 4
 "#;
-
-async fn get(address: &str, path: &str) -> Value {
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    client.get(format!("http://{address}{path}")).send().await.unwrap().json().await.unwrap()
-}
 
 /// Waits until a line with this part was logged, and returns the record.
 async fn logged(dispatcher: &Process, part: &str) -> Value {
@@ -91,7 +86,7 @@ async fn a_broker_in_alarm_is_told_and_what_must_leave_waits_for_its_end() {
         let exchange = format!("{}.events", stage.prefix);
         let properties = json!({ "message_id": id, "content_type": "application/json", "delivery_mode": 2 });
         stage.vhost().publish(&exchange, "retry.event", properties, &data).await;
-        let health = get(&address, "/health").await;
+        let health = get(&address, "/health").await.json::<Value>().await.unwrap();
         match health["broker"].as_str() {
             Some(broker) if broker.starts_with("blocked") => Ok(health.clone()),
             _ => Err(health),
@@ -113,7 +108,7 @@ async fn a_broker_in_alarm_is_told_and_what_must_leave_waits_for_its_end() {
     rabbit.alarm(false).await;
     stage.invocations_in("retry", "succeeded", published).await;
     let health = poll("well again", LIMIT, || async {
-        let health = get(&address, "/health").await;
+        let health = get(&address, "/health").await.json::<Value>().await.unwrap();
         if health["healthy"] == true { Ok(health) } else { Err(health) }
     })
     .await;
@@ -147,7 +142,7 @@ async fn what_a_full_queue_refuses_stays_in_the_outbox_until_there_is_room() {
     }
     stage.invocations_in("traced", "succeeded", 20).await;
     poll("the refusals are counted", LIMIT, || async {
-        let status = get(&address, "/status").await;
+        let status = get(&address, "/status").await.json::<Value>().await.unwrap();
         if status["refused"].as_u64().unwrap() > 0 { Ok(()) } else { Err(status) }
     })
     .await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use weft_tests::{Flow, PrivatePostgres, PrivateRabbit, PrivateRedis, Proxy, poll};
 
-use crate::system_stage::{LIMIT, Place, Stage};
+use crate::system_stage::{LIMIT, Place, Stage, get};
 
 /// One of the services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,7 +162,7 @@ impl Health {
 
 /// Asks an admin port.
 pub async fn health(address: &str) -> Health {
-    let response = reqwest::get(format!("http://{address}/health")).await.unwrap();
+    let response = get(address, "/health").await;
     Health { code: response.status().as_u16(), body: response.json().await.unwrap() }
 }
 

@@ -122,7 +122,8 @@ async fn a_service_that_does_not_answer_at_start_is_named_soon_and_a_later_start
         ("WEFT_LEDGER_URL", ledger.clone(), "W0301"),
         ("WEFT_STATE_URL", state.clone(), "W0401"),
     ];
-    let faults: [(&str, fn(&Proxy)); 3] =
+    type Fault = fn(&Proxy);
+    let faults: [(&str, Fault); 3] =
         [("refusing", Proxy::refuse), ("silent", Proxy::pause), ("not heard", |proxy| proxy.answers(Flow::Lose))];
     let mut proxies = Vec::new();
     for (_, url, _) in &services {

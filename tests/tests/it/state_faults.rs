@@ -80,7 +80,7 @@ async fn a_worker_paused_past_its_lease_writes_nothing_after_its_successor() {
     // A signal takes its time, and the handler must not see its file before.
     let pid = first.pid().unwrap();
     poll("dispatcher and worker have stopped", LIMIT, || async {
-        let states: Vec<_> = children(pid).into_iter().chain([pid]).map(|pid| state_of(pid)).collect();
+        let states: Vec<_> = children(pid).into_iter().chain([pid]).map(state_of).collect();
         if states.len() > 1 && states.iter().all(|state| state.as_deref() == Some("T")) { Ok(()) } else { Err(states) }
     })
     .await;

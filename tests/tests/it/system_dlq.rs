@@ -111,7 +111,7 @@ async fn filtered(stage: Stage) {
         assert_eq!(ids(&found).len(), count, "{filter:?}");
         let groups = stage.json(&[&["dlq", "groups", "--json"][..], filter].concat()).await;
         let counted: u64 = groups.as_array().unwrap().iter().map(|group| group["count"].as_u64().unwrap()).sum();
-        assert_eq!(counted as usize, count, "{filter:?}: {groups:#}");
+        assert_eq!(counted, count as u64, "{filter:?}: {groups:#}");
         let dry = stage.json(&[&["dlq", "redrive", "--dry-run", "--json"][..], filter].concat()).await;
         assert_eq!(dry["redriven"].as_array().unwrap().len(), count, "{filter:?}");
         let dry = stage.json(&[&["dlq", "purge", "--dry-run", "--json"][..], filter].concat()).await;
@@ -368,7 +368,8 @@ async fn letters_that_die_again_are_not_redriven_in_a_loop() {
     let mut asked: Vec<_> =
         redriven["redriven"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect();
     let mut expected = first.clone();
-    (asked.sort(), expected.sort());
+    asked.sort();
+    expected.sort();
     assert_eq!(asked, expected);
     let dead = stage.invocations_in("fail", "dead", 16).await;
     assert!(dead.iter().all(|invocation| invocation["epoch"] == 1), "{dead:#?}");

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use weft_tests::{Fetched, poll};
 
-use super::system_stage::{LIMIT, Stage, stop};
+use super::system_stage::{LIMIT, Stage, get, stop};
 
 const MANIFEST: &str = r#"
 [functions.wait]
@@ -105,7 +105,7 @@ async fn an_answer_for_a_client_that_is_gone_is_dropped_and_leaves_nothing_behin
     std::fs::write(&file, "").unwrap();
     stage.invocations_in("wait", "succeeded", 1).await;
     poll("the answer is dropped", LIMIT, || async {
-        let status: Value = reqwest::get(format!("http://{admin}/status")).await.unwrap().json().await.unwrap();
+        let status: Value = get(&admin, "/status").await.json().await.unwrap();
         if status["replies_dropped"] == 1 { Ok(()) } else { Err(status) }
     })
     .await;

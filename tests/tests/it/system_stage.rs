@@ -195,6 +195,12 @@ pub async fn sql(url: &str, statement: &str) -> String {
     Process::at("psql").args(args).run(LIMIT).await.success().text()
 }
 
+/// Asks an admin port.
+pub async fn get(address: &str, path: &str) -> reqwest::Response {
+    let client = reqwest::Client::builder().no_proxy().timeout(LIMIT).build().unwrap();
+    client.get(format!("http://{address}{path}")).send().await.unwrap()
+}
+
 /// The admin port of a dispatcher with JSON log lines.
 pub async fn admin(dispatcher: &mut Process) -> String {
     let line = dispatcher.wait_for_line("admin port open", LIMIT).await;
