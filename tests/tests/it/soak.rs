@@ -103,6 +103,6 @@ async fn two_dispatchers_share_one_function_and_neither_runs_what_the_other_hold
     assert_eq!((runs.len(), keys.len()), (EVENTS, EVENTS), "a key was run more than once: {runs:#?}");
     let nodes: BTreeSet<&str> = runs.iter().map(|run| run[7].as_str()).collect();
     assert_eq!(nodes, ["node-a", "node-b"].into(), "one dispatcher did everything: {runs:#?}");
-    assert!(runs.iter().all(|run| (run[3].as_str(), run[4].as_str()) == ("1", "1")), "{runs:#?}");
+    assert!(runs.iter().all(|run| run[4] == "1"), "{runs:#?}");
     assert_eq!(stage.sql("select count(*), count(distinct key) from effects").await, format!("{EVENTS}|{EVENTS}"));
 }
