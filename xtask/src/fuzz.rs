@@ -51,10 +51,14 @@ pub fn run(args: &[String]) -> Result<(), String> {
 /// Cargo's own, or the compiler does not say what it builds for.
 pub fn build() -> Result<PathBuf, String> {
     let host = host()?;
+    // The versions that everything else is built with; only the fuzzer's own library is resolved anew.
+    let lock = run::root().join("fuzz/Cargo.lock");
+    std::fs::copy(run::root().join("Cargo.lock"), &lock)
+        .map_err(|error| format!("writing {}: {error}", lock.display()))?;
     let folder = run::root().join("target/fuzz");
     let mut command = run::cargo();
     // Named even though it is the host: build scripts and macros are left without coverage then.
-    command.args(["build", "--locked", "--bins", "--manifest-path", "fuzz/Cargo.toml", "--target", &host]);
+    command.args(["build", "--bins", "--manifest-path", "fuzz/Cargo.toml", "--target", &host]);
     command.arg("--target-dir").arg(&folder).env("RUSTFLAGS", COVERAGE).env_remove("CARGO_ENCODED_RUSTFLAGS");
     run::succeed(&mut command)?;
     Ok(folder.join(host).join("debug"))
