@@ -21,6 +21,7 @@ use weft_schemas::{FunctionName, NodeName};
 use crate::admission::Admission;
 use crate::broker::{Broker, FunctionQueue, Names, Topology};
 use crate::function::core::{Bounds, Core};
+use crate::function::rate;
 use crate::function::task::{Surroundings, run as run_function};
 use crate::link::Program;
 use crate::nets::copies::Copies;
@@ -224,7 +225,7 @@ impl Dispatcher {
         let mut loops = JoinSet::new();
         for Prepared { function, program, admission } in &self.functions {
             let bounds = bounds(function, config);
-            let prefetch = function.slots.saturating_mul(bounds.workers).clamp(1, PREFETCH_MOST);
+            let prefetch = prefetch(function, bounds);
             let subscription = config
                 .broker
                 .subscribe(&names.function(&function.name), u16::try_from(prefetch).unwrap_or(u16::MAX))
@@ -315,6 +316,15 @@ pub fn topology(prefix: &str, manifest: &Manifest) -> Topology {
         patterns: function.events.clone(),
     });
     Topology { prefix: prefix.to_owned(), functions: functions.collect() }
+}
+
+/// What a function takes from the broker at most: what it may run at once, and what its caps let start soon.
+fn prefetch(function: &Function, bounds: Bounds) -> u32 {
+    let mut most = function.slots.saturating_mul(bounds.workers);
+    if let Some(rate) = function.rate {
+        most = most.min(rate::prefetch(rate, function.timeout));
+    }
+    most.clamp(1, PREFETCH_MOST)
 }
 
 fn bounds(function: &Function, config: &Config) -> Bounds {

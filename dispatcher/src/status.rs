@@ -37,6 +37,31 @@ impl Samples {
     }
 }
 
+/// What made an invocation wait. Only bounds count, no failures: an event that waits for a retry is not throttled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Throttle {
+    /// All the workers that the function may have here are busy.
+    Cap,
+    /// The function's `rate`.
+    Rate,
+    /// The function's `concurrency.total`: the permits are used up, here or by other dispatchers.
+    Total,
+    /// One before it with the same `ordering` key has not ended.
+    Ordering,
+}
+
+impl Throttle {
+    /// As status and metrics show it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cap => "cap",
+            Self::Rate => "rate",
+            Self::Total => "total",
+            Self::Ordering => "ordering",
+        }
+    }
+}
+
 /// The live numbers of one function. Written by its loop, read by anybody.
 #[derive(Debug, Default)]
 pub struct FunctionStats {
@@ -53,7 +78,7 @@ pub struct FunctionStats {
     pub timeouts: AtomicU64,
     /// Attempts that ended in an error of any kind.
     pub errors: AtomicU64,
-    /// Invocations that had to wait because a cap was reached.
+    /// Invocations that had to wait because a bound was reached, once for each wait.
     pub throttles: AtomicU64,
     pub cold_starts: AtomicU64,
     /// Workers started and failed before they were ready, in a row.
@@ -67,6 +92,7 @@ pub struct FunctionStats {
     /// Event received → handler entered, for attempts that found a free slot.
     pub warm: Samples,
     dead: Mutex<BTreeMap<Reason, u64>>,
+    throttled: Mutex<BTreeMap<Throttle, u64>>,
     reason: Mutex<Option<String>>,
     outage: Mutex<Option<String>>,
     scale: Mutex<&'static str>,
@@ -85,6 +111,17 @@ impl FunctionStats {
 
     pub(crate) fn died(&self, reason: Reason) {
         *lock(&self.dead).entry(reason).or_default() += 1;
+    }
+
+    /// An invocation begins to wait for a bound.
+    pub(crate) fn throttled(&self, why: Throttle) {
+        self.add(&self.throttles);
+        *lock(&self.throttled).entry(why).or_default() += 1;
+    }
+
+    /// Throttles by what made them, since the start.
+    pub fn throttled_by(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.throttled).iter().map(|(why, count)| (why.as_str(), *count)).collect()
     }
 
     pub(crate) fn gauge(&self, running: u32, waiting: u32, workers: u32) {
@@ -137,7 +174,9 @@ impl FunctionStats {
             Metric::Timeouts => &self.timeouts,
             Metric::Duplicates => &self.duplicates,
             Metric::Retries => &self.retries,
-            Metric::Throttles => &self.throttles,
+            Metric::Throttles => {
+                return self.throttled_by().into_iter().map(|(why, waited)| count(Some(why), waited)).collect();
+            }
             Metric::DeadLetters => {
                 return self.dead().into_iter().map(|(reason, dead)| count(Some(reason.as_str()), dead)).collect();
             }
@@ -283,6 +322,7 @@ impl FunctionStats {
             crashes: read(&self.crashes),
             timeouts: read(&self.timeouts),
             throttles: read(&self.throttles),
+            throttled: self.throttled_by(),
             cold_starts: read(&self.cold_starts),
             dead: self.dead(),
             unhealthy: lock(&self.reason).clone(),
@@ -332,6 +372,8 @@ pub struct FunctionSnapshot {
     pub crashes: u64,
     pub timeouts: u64,
     pub throttles: u64,
+    /// The throttles by what made them wait: `cap`, `rate`, `total`, `ordering`.
+    pub throttled: BTreeMap<&'static str, u64>,
     pub cold_starts: u64,
     pub dead: BTreeMap<Reason, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]

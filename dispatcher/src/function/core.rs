@@ -25,6 +25,7 @@ use weft_schemas::manifest::Function;
 use weft_schemas::{DeadLetter, ErrorInfo, Event, Fence, Key, Message, Reason};
 
 use super::outage::Outage;
+use super::rate::Pace;
 use super::replies::{Posting, Waiting};
 use super::timer::Timer;
 use crate::admission::{Admission, Admitted};
@@ -148,10 +149,12 @@ pub(crate) enum Phase {
     Claiming,
     /// Another owner holds it; asks again at a timer.
     Parked,
-    /// Claimed, waiting for a slot. `waited`: none was free when it came. `turn`: its place in the order of arrival.
+    /// Claimed, waiting for a slot. `waited`: none was free when it came. `throttled`: a bound has made it wait. `turn`:
+    /// its place in the order of arrival.
     Ready {
         claim: Claim,
         waited: bool,
+        throttled: bool,
         turn: u64,
     },
     Running(Box<Running>),
@@ -275,6 +278,8 @@ pub(crate) struct Core {
     pub(super) start_again: Option<Instant>,
 
     pub(super) outage: Option<Outage>,
+    /// `None`: attempts start at any rate.
+    pub(super) pace: Option<Pace>,
 
     pub(super) draining: bool,
     pub(super) deliveries_ended: bool,
@@ -290,6 +295,7 @@ impl Core {
         bounds: Bounds,
         stats: Arc<FunctionStats>,
     ) -> Self {
+        let pace = Pace::of(function.rate);
         Self {
             queue: Names::new(prefix).function(&function.name),
             names: Names::new(prefix),
@@ -323,6 +329,7 @@ impl Core {
             failed_starts: 0,
             start_again: None,
             outage: None,
+            pace,
             draining: false,
             deliveries_ended: false,
             timers: BinaryHeap::new(),

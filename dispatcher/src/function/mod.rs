@@ -1,14 +1,16 @@
 //! One function: from a delivery to its ack.
 //!
 //! [`task`] is the loop (select, handle, do); [`core`] the state it owns; [`intake`], [`placing`], [`settling`], [`replies`], [`refused`],
-//! [`outage`] and [`stopping`] the rules, with no I/O in them.
+//! [`outage`], [`caps`], [`rate`] and [`stopping`] the rules, with no I/O in them.
 
+mod caps;
 pub(crate) mod core;
 mod intake;
 #[cfg(test)]
 mod model;
 mod outage;
 mod placing;
+pub(crate) mod rate;
 mod refused;
 mod replies;
 mod settling;

@@ -11,12 +11,15 @@ use super::timer::{Timer, What};
 use crate::link::{Ending, FromWorker, WorkerId};
 use crate::scale::{self, Why};
 use crate::spans;
+use crate::status::Throttle;
 
 /// How long after its deadline an attempt may take to end by itself before its worker is killed.
 const OVERDUE: Duration = Duration::from_millis(1_000);
 /// Wait after the first failed start; doubles up to [`START_WAIT_MOST`].
 const START_WAIT: Duration = Duration::from_millis(200);
 const START_WAIT_MOST: Duration = Duration::from_secs(30);
+/// The least time between two looks at a worker that is idle and kept.
+const WORTH_A_LOOK: Duration = Duration::from_millis(100);
 /// Failed starts in a row that make a function unhealthy.
 const UNHEALTHY_AFTER: u32 = 3;
 
@@ -24,7 +27,8 @@ impl Core {
     /// Gives slots to what is ready, in the order in which it became so: what must be alone does not wait for ever
     /// behind what may share, nor the other way round.
     pub(super) fn place(&mut self, now: Now) {
-        while self.place_next(now) {}
+        while self.may_start(now) && self.place_next(now) {}
+        self.wait_for_caps(now);
     }
 
     fn place_next(&mut self, now: Now) -> bool {
@@ -102,6 +106,7 @@ impl Core {
         };
         invocation.phase = Phase::Running(Box::new(Running { claim, id, worker, sample, superseded: false }));
         self.timers.push(Timer::new(now.mono + self.function.timeout + OVERDUE, What::Overdue(worker, id)));
+        self.count_start(now);
         self.stats.add(&self.stats.attempts);
         if cold {
             self.stats.add(&self.stats.cold_starts);
@@ -114,8 +119,8 @@ impl Core {
         let held = self.start_again.is_some_and(|again| again > now.mono);
         let mut signals = scale::Signals {
             running: count(self.running()),
-            waiting: count(self.ready.len()),
-            waiting_alone: count(self.ready_alone.len()),
+            waiting: self.startable(self.ready.len(), now),
+            waiting_alone: self.startable(self.ready_alone.len(), now),
             held,
             ..scale::Signals::default()
         };
@@ -136,15 +141,19 @@ impl Core {
             self.launch(now);
         }
         // Whatever is still without a slot waits for a worker to start, or for a slot at the cap: that is a throttle.
+        let throttle = self.held_back(now).or((decision.why == Why::Capped).then_some(Throttle::Cap));
         for key in self.ready.iter().chain(&self.ready_alone) {
             if let Some(invocation) = self.invocations.get_mut(key)
-                && let Phase::Ready { waited, .. } = &mut invocation.phase
-                && !*waited
+                && let Phase::Ready { waited, throttled, .. } = &mut invocation.phase
             {
-                *waited = true;
-                invocation.step = spans::cold_start(&invocation.step, &self.function.name, decision.why.as_str());
-                if decision.why == Why::Capped {
-                    self.stats.add(&self.stats.throttles);
+                if !std::mem::replace(waited, true) {
+                    let why = throttle.map_or(decision.why.as_str(), Throttle::as_str);
+                    invocation.step = spans::cold_start(&invocation.step, &self.function.name, why);
+                }
+                if let Some(throttle) = throttle
+                    && !std::mem::replace(throttled, true)
+                {
+                    self.stats.throttled(throttle);
                 }
             }
         }
@@ -241,6 +250,12 @@ impl Core {
         let idle = worker.is_up() && worker.running.is_empty();
         let over = now.mono.saturating_duration_since(worker.idle_since) >= self.function.keep_alive;
         let provisioned = !self.draining && up <= self.bounds.provisioned_workers as usize;
+        if idle && over && !self.draining && up <= 1 && !(self.ready.is_empty() && self.ready_alone.is_empty()) {
+            // What waits may not start yet; when it may, a worker should be there.
+            worker.idle_since = now.mono;
+            self.timers.push(Timer::new(now.mono + self.function.keep_alive.max(WORTH_A_LOOK), What::Idle(id)));
+            return;
+        }
         if idle && over && !provisioned {
             worker.phase = WorkerPhase::Draining;
             self.actions.push(Action::DrainWorker(id));

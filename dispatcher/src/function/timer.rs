@@ -33,6 +33,8 @@ pub(super) enum What {
     Refused(Key),
     /// The burials whose values it refused, too.
     RefusedBurials,
+    /// The function's rate lets another attempt start.
+    Pace,
     /// A drain has waited long enough.
     Drain,
 }

@@ -116,7 +116,43 @@ pub(crate) static PROVISIONED: Ranged<u32> = Ranged {
 pub(crate) static CONCURRENCY: Table = Table {
     name: "concurrency",
     doc: "How many invocations run at once.",
-    keys: &[Key::Count(&RESERVED), Key::Count(&PROVISIONED)],
+    keys: &[Key::Count(&RESERVED), Key::Count(&PROVISIONED), Key::Count(&TOTAL)],
+};
+pub(crate) static TOTAL: Ranged<u32> = Ranged {
+    name: "total",
+    doc: "At most this many invocations at once in all dispatchers together, counted in the ledger; not less than provisioned. Default: none.",
+    min: 1,
+    max: 100_000,
+    default: None,
+};
+pub(crate) static RATE: Plain = Plain {
+    name: "rate",
+    doc: "At most this many attempts are started in a second (s), minute (m) or hour (h), evenly spread, retries included; in each dispatcher for itself. 1 to 1000000. Default: any number.",
+    example: "100/s",
+};
+pub(crate) static ORDERING_KEY: Plain = Plain {
+    name: "key",
+    doc: "JSON Pointer (RFC 6901) to what must run in order, in the event's structured form: events with the same value run one after the other, as they arrived.",
+    example: "/data/customer_id",
+};
+pub(crate) static ORDERING: Table = Table {
+    name: "ordering",
+    doc: "Serial execution by key. One dispatcher at a time takes events of such a function, and another takes over when it goes.",
+    keys: &[Key::Text(&ORDERING_KEY)],
+};
+pub(crate) static BATCH_SIZE: Ranged<u32> =
+    Ranged { name: "size", doc: "At most this many events in one call.", min: 1, max: 1000, default: Some(100) };
+pub(crate) static BATCH_WAIT: Ranged<Duration> = Ranged {
+    name: "wait",
+    doc: "How long an event may wait for others to come, while there is room to run it. 0s: not at all.",
+    min: Duration::ZERO,
+    max: seconds(MINUTE),
+    default: Some(Duration::ZERO),
+};
+pub(crate) static BATCH: Table = Table {
+    name: "batch",
+    doc: "For a handler that was registered as a batch handler, and only for one: it takes several events in one call, which takes one slot, and answers for each.",
+    keys: &[Key::Count(&BATCH_SIZE), Key::Duration(&BATCH_WAIT)],
 };
 pub(crate) static KEEP_ALIVE: Ranged<Duration> = Ranged {
     name: "keep_alive",
@@ -230,6 +266,9 @@ pub(crate) static FUNCTION: Table = Table {
         Key::Bytes(&MEMORY),
         Key::Count(&SLOTS),
         Key::Table(&CONCURRENCY),
+        Key::Text(&RATE),
+        Key::Table(&ORDERING),
+        Key::Table(&BATCH),
         Key::Duration(&KEEP_ALIVE),
         Key::Table(&RETRY),
         Key::Table(&IDEMPOTENCY),

@@ -9,6 +9,7 @@ pub mod env;
 mod fault;
 pub(crate) mod keys;
 mod parse;
+pub mod rate;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use fault::{Fault, Faults};
+pub use rate::Rate;
 
 use crate::FunctionName;
 
@@ -92,6 +94,12 @@ pub struct Function {
     /// Concurrent invocations in one worker; 1 to 1000; default 16, or `concurrency.reserved` when that is less.
     pub slots: u32,
     pub concurrency: Concurrency,
+    /// How many attempts may start in a time, in each dispatcher; `None`: any number.
+    pub rate: Option<Rate>,
+    /// Events with the same value run one after the other; `None`: in no order.
+    pub ordering: Option<Ordering>,
+    /// It is run by a batch handler; `None`: by one that takes one event at a time.
+    pub batch: Option<Batch>,
     /// How long an idle worker is kept; 0 s to 24 h; default 5 min.
     pub keep_alive: Duration,
     pub retry: Retry,
@@ -120,6 +128,24 @@ pub struct Concurrency {
     pub reserved: Option<u32>,
     /// Always room for this many, warm; default 0.
     pub provisioned: u32,
+    /// At most this many at once in all dispatchers together; `None`: not counted.
+    pub total: Option<u32>,
+}
+
+/// `ordering = { key = "/data/customer_id" }`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ordering {
+    /// JSON Pointer (RFC 6901) into the event in structured form.
+    pub key: String,
+}
+
+/// `batch = { size = 100, wait = "50ms" }`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    /// Events in one call at most; 1 to 1000; default 100.
+    pub size: u32,
+    /// How long an event may wait for others while there is room to run it; 0 s to 1 min; default 0 s.
+    pub wait: Duration,
 }
 
 /// `retry = { attempts = 3, … }`.

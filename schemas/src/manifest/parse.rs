@@ -10,8 +10,11 @@ use toml::de::{DeTable, DeValue};
 
 use super::fault::{Fault, nearest};
 use super::keys;
+use super::rate::{self, Rate};
 use super::view::{Document, Faulty, Found, View};
-use super::{Backoff, Concurrency, Faults, Function, Idempotency, Manifest, Retry, Schema, duration, env};
+use super::{
+    Backoff, Batch, Concurrency, Faults, Function, Idempotency, Manifest, Ordering, Retry, Schema, duration, env,
+};
 use crate::{FunctionName, topic};
 
 const FUNCTIONS: &str = "functions";
@@ -106,6 +109,9 @@ fn read_function(
     let memory_bytes = or_default(view.bytes(&keys::MEMORY), &keys::MEMORY);
     let concurrency = read_concurrency(&view);
     let slots = read_slots(&view, &concurrency);
+    let rate = read_rate(&view);
+    let ordering = read_ordering(&view);
+    let batch = read_batch(&view);
     let keep_alive = or_default(view.duration(&keys::KEEP_ALIVE), &keys::KEEP_ALIVE);
     let retry = read_retry(&view);
     let idempotency = read_idempotency(&view);
@@ -124,6 +130,9 @@ fn read_function(
         memory_bytes: memory_bytes?,
         slots: slots?,
         concurrency: concurrency?,
+        rate: rate?,
+        ordering: ordering?,
+        batch: batch?,
         keep_alive: keep_alive?,
         retry: retry?,
         idempotency: idempotency?,
@@ -205,13 +214,51 @@ fn read_concurrency(view: &View<'_, '_>) -> Result<Concurrency, Faulty> {
     let Some(table) = view.table(&keys::CONCURRENCY)? else { return Ok(Concurrency::default()) };
     let reserved = table.count(&keys::RESERVED);
     let provisioned = or_default(table.count(&keys::PROVISIONED), &keys::PROVISIONED);
-    let (reserved, provisioned) = (reserved?, provisioned?);
+    let total = table.count(&keys::TOTAL);
+    let (reserved, provisioned, total) = (reserved?, provisioned?, total?);
     if let Some(reserved) = reserved.filter(|reserved| provisioned > *reserved) {
         let span = table.span_of(keys::PROVISIONED.name);
         let message = format!("provisioned ({provisioned}) is more than reserved ({reserved})");
         return Err(view.document.fault(span, message, format!("write at most {reserved}, or reserve more")));
     }
-    Ok(Concurrency { reserved, provisioned })
+    if let Some(total) = total.filter(|total| provisioned > *total) {
+        let span = table.span_of(keys::PROVISIONED.name);
+        let message = format!("provisioned ({provisioned}) is more than total ({total})");
+        return Err(view.document.fault(span, message, format!("write at most {total}, or a higher total")));
+    }
+    Ok(Concurrency { reserved, provisioned, total })
+}
+
+fn read_rate(view: &View<'_, '_>) -> Found<Rate> {
+    let Some(text) = view.text(&keys::RATE)? else { return Ok(None) };
+    match Rate::parse(&text) {
+        Some(rate) => Ok(Some(rate)),
+        None => {
+            let message = format!("rate is no rate: {text:?}");
+            Err(view.document.fault(view.span_of(keys::RATE.name), message, format!("write {}", rate::EXAMPLE)))
+        }
+    }
+}
+
+fn read_ordering(view: &View<'_, '_>) -> Found<Ordering> {
+    let Some(table) = view.table(&keys::ORDERING)? else { return Ok(None) };
+    let Some(key) = table.text(&keys::ORDERING_KEY)? else {
+        let span = view.span_of(keys::ORDERING.name);
+        return Err(view.document.fault(
+            span,
+            "ordering has no key",
+            "write ordering = { key = \"/data/customer_id\" }",
+        ));
+    };
+    check_pointer(view.document, "ordering.key", &key, table.span_of(keys::ORDERING_KEY.name))?;
+    Ok(Some(Ordering { key }))
+}
+
+fn read_batch(view: &View<'_, '_>) -> Found<Batch> {
+    let Some(table) = view.table(&keys::BATCH)? else { return Ok(None) };
+    let size = or_default(table.count(&keys::BATCH_SIZE), &keys::BATCH_SIZE);
+    let wait = or_default(table.duration(&keys::BATCH_WAIT), &keys::BATCH_WAIT);
+    Ok(Some(Batch { size: size?, wait: wait? }))
 }
 
 fn read_slots(view: &View<'_, '_>, concurrency: &Result<Concurrency, Faulty>) -> Result<u32, Faulty> {
@@ -260,16 +307,16 @@ fn read_idempotency(view: &View<'_, '_>) -> Result<Idempotency, Faulty> {
     let key = table.text(&keys::KEY);
     let keep = or_default(table.duration(&keys::KEEP), &keys::KEEP);
     if let Ok(Some(pointer)) = &key {
-        check_pointer(view.document, pointer, table.span_of(keys::KEY.name))?;
+        check_pointer(view.document, "idempotency.key", pointer, table.span_of(keys::KEY.name))?;
     }
     Ok(Idempotency { key: key?, keep: keep? })
 }
 
 /// A pointer must be one, and its first step must be something that an event can have.
-fn check_pointer(document: &Document<'_>, pointer: &str, span: Range<usize>) -> Result<(), Faulty> {
+fn check_pointer(document: &Document<'_>, name: &str, pointer: &str, span: Range<usize>) -> Result<(), Faulty> {
     let help = "write \"/data/\" and the name of a member, such as \"/data/order_id\"";
     let Some(path) = pointer.strip_prefix('/') else {
-        let message = format!("idempotency.key {pointer:?} is no JSON Pointer");
+        let message = format!("{name} {pointer:?} is no JSON Pointer");
         let steps = pointer.trim_start_matches(['$', '.']);
         let steps = steps.strip_prefix("data.").unwrap_or(steps).replace('.', "/");
         let suggestion = format!("write \"/data/{steps}\"");
@@ -277,13 +324,13 @@ fn check_pointer(document: &Document<'_>, pointer: &str, span: Range<usize>) -> 
     };
     let escapes_are_whole = path.split('~').skip(1).all(|behind| behind.starts_with(['0', '1']));
     if !escapes_are_whole {
-        return Err(document.fault(span, "idempotency.key has a ~ that is neither ~0 nor ~1", help));
+        return Err(document.fault(span, format!("{name} has a ~ that is neither ~0 nor ~1"), help));
     }
     let (first, deeper) = path.split_once('/').map_or((path, false), |(first, _)| (first, true));
     let is_attribute = !first.is_empty() && first.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let reachable = first == "data" || (is_attribute || first == "data_base64") && !deeper;
     if !reachable {
-        let message = format!("idempotency.key {pointer:?} points at nothing that an event has");
+        let message = format!("{name} {pointer:?} points at nothing that an event has");
         return Err(document.fault(
             span,
             message,

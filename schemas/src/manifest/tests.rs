@@ -59,6 +59,9 @@ fn a_minimal_function_gets_every_documented_default() {
             memory_bytes: 256 * 1024 * 1024,
             slots: 16,
             concurrency: Concurrency::default(),
+            rate: None,
+            ordering: None,
+            batch: None,
             keep_alive: Duration::from_secs(300),
             retry: Retry::default(),
             idempotency: Idempotency::default(),
@@ -177,6 +180,14 @@ fn each_rule_has_its_fault() {
         ),
         ("concurrency = { reserved = 2, provisioned = 3 }", "provisioned (3) is more than reserved (2)"),
         ("concurrency = { reserved = 0 }", "is 0, less than 1"),
+        ("concurrency = { total = 2, provisioned = 3 }", "provisioned (3) is more than total (2)"),
+        ("concurrency = { total = 0 }", "total in [functions.f.concurrency] is 0, less than 1"),
+        ("rate = \"100\"", "rate is no rate: \"100\"; write a whole number from 1 to 1000000, a slash, and s, m or h"),
+        ("rate = \"0/s\"", "rate is no rate"),
+        ("ordering = {}", "ordering has no key; write ordering = { key = \"/data/customer_id\" }"),
+        ("ordering = { key = \"customer_id\" }", "ordering.key \"customer_id\" is no JSON Pointer"),
+        ("batch = { size = 0 }", "size in [functions.f.batch] is 0, less than 1"),
+        ("batch = { wait = \"2m\" }", "write \"0s\" to \"1m\""),
         ("concurrency = 5", "write a table with any of reserved, provisioned"),
         ("keep_alive = \"adaptive\"", "is no duration"),
         ("keep_alive = \"25h\"", "write \"0s\" to \"1d\""),
@@ -390,12 +401,18 @@ fn any_function() -> impl Strategy<Value = Function> {
         .prop_map(|map| map.into_iter().filter(|(_, text)| env::check(text).is_ok()).collect::<BTreeMap<_, _>>());
     let concurrency = option::of(1_u32..=100_000).prop_flat_map(|reserved| {
         (1..=reserved.unwrap_or(1000).min(1000), 0..=reserved.unwrap_or(100_000))
-            .prop_map(move |(slots, provisioned)| (slots, Concurrency { reserved, provisioned }))
+            .prop_map(move |(slots, provisioned)| (slots, Concurrency { reserved, provisioned, total: None }))
     });
+    let per = prop::sample::select(vec!["s", "m", "h"]);
+    let rate = (1..=rate::MOST, per).prop_map(|(starts, per)| Rate::parse(&format!("{starts}/{per}")).unwrap());
+    let ordering = "/data(/[a-z]{1,5}){1,3}".prop_map(|key| Ordering { key });
+    let batch = (1_u32..=1000, duration_in(&keys::BATCH_WAIT)).prop_map(|(size, wait)| Batch { size, wait });
+    let caps = (option::of(rate), option::of(ordering), option::of(batch), option::of(0_u32..=10));
     (
         (sample::function_name(), vec(any_text(), 1..4), any_text(), patterns(), option::of("[a-z.]{1,20}")),
         (duration_in(&keys::TIMEOUT), keys::MEMORY.min..=keys::MEMORY.max, concurrency, duration_in(&keys::KEEP_ALIVE)),
         (1_u32..=100, 1_u32..=20, duration_in(&keys::MAX_AGE), any_backoff()),
+        caps,
         (
             option::of("/data(/[a-z]{1,5}){1,3}"),
             duration_in(&keys::KEEP),
@@ -408,6 +425,7 @@ fn any_function() -> impl Strategy<Value = Function> {
                 (name, command, handler, events, source),
                 (timeout, memory_bytes, (slots, concurrency), keep_alive),
                 (attempts, crashes, max_age, backoff),
+                (rate, ordering, batch, total),
                 (key, keep, env, (max_event_bytes, max_result_bytes, max_depth)),
             )| Function {
                 name,
@@ -419,7 +437,13 @@ fn any_function() -> impl Strategy<Value = Function> {
                 timeout,
                 memory_bytes,
                 slots,
-                concurrency,
+                concurrency: Concurrency {
+                    total: total.map(|more| (concurrency.provisioned + more).clamp(1, 100_000)),
+                    ..concurrency
+                },
+                rate,
+                ordering,
+                batch,
                 keep_alive,
                 retry: Retry { attempts, crashes, max_age, backoff },
                 idempotency: Idempotency { key, keep },
@@ -454,6 +478,18 @@ fn written(functions: &[Function]) -> String {
         .unwrap();
         writeln!(out, "max_result = \"{}\"\nmax_depth = {}", bytes::format(f.max_result_bytes), f.max_depth).unwrap();
         writeln!(out, "slots = {}\nconcurrency.provisioned = {}", f.slots, f.concurrency.provisioned).unwrap();
+        if let Some(total) = f.concurrency.total {
+            writeln!(out, "concurrency.total = {total}").unwrap();
+        }
+        if let Some(rate) = f.rate {
+            writeln!(out, "rate = \"{rate}\"").unwrap();
+        }
+        if let Some(ordering) = &f.ordering {
+            writeln!(out, "ordering.key = {}", quoted(&ordering.key)).unwrap();
+        }
+        if let Some(batch) = f.batch {
+            writeln!(out, "batch = {{ size = {}, wait = \"{}\" }}", batch.size, time(batch.wait)).unwrap();
+        }
         if let Some(reserved) = f.concurrency.reserved {
             writeln!(out, "concurrency.reserved = {reserved}").unwrap();
         }

@@ -6,6 +6,7 @@ mod crashes;
 mod duplicates;
 mod outage;
 mod placing;
+mod rate;
 mod refused;
 mod replies;
 mod settling;
