@@ -12,7 +12,7 @@ use weft_dispatcher::broker::{
 };
 use weft_process::secret::Address;
 use weft_schemas::{FunctionName, HeaderValue, Message};
-use weft_tests::{PrivateRabbit, Vhost, rabbitmq};
+use weft_tests::{PrivateRabbit, Proxy, Vhost, rabbitmq};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -90,6 +90,32 @@ async fn a_missing_source_is_named() {
     assert_eq!(broker.publish(&[message]).await, vec![Ok(())]);
     assert_eq!(next(&mut broker.subscribe(&queue(), 1).await.unwrap()).await.message.exchange, "shop.events");
     broker.close().await;
+}
+
+/// The loss is seen by the write of the ack, or before it, or after it: the rounds hit each of them.
+#[tokio::test]
+async fn a_stop_that_comes_with_an_ack_on_a_lost_connection_ends_the_deliveries() {
+    let vhost = rabbitmq().await;
+    let direct = connect(&vhost.amqp_url).await;
+    direct.declare(&topology(&["#"])).await.unwrap();
+    let port = url::Url::parse(&vhost.amqp_url).unwrap().port().unwrap();
+    for round in 0..12 {
+        let proxy = Proxy::before(port).await;
+        let broker = connect(&proxy.url(&vhost.amqp_url)).await;
+        let mut subscription = broker.subscribe(&queue(), 10).await.unwrap();
+        direct.publish(&[event("any", &round.to_string())]).await.remove(0).unwrap();
+        let delivery = next(&mut subscription).await;
+        proxy.reset();
+        for _ in 0..round {
+            tokio::task::yield_now().await;
+        }
+        subscription.acks.ack(vec![delivery.id]);
+        subscription.acks.stop();
+        let end = async { while subscription.deliveries.recv().await.is_some() {} };
+        timeout(LIMIT, end).await.unwrap_or_else(|_| panic!("the deliveries did not end in round {round}"));
+        broker.close().await;
+    }
+    direct.close().await;
 }
 
 #[tokio::test]

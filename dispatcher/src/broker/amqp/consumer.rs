@@ -192,10 +192,12 @@ async fn consume(
         tokio::select! {
             biased;
             count = commands.recv_many(&mut batch, 1024) => {
-                let stop = match settle(&channel, &mut book, &mut batch).await {
-                    Ok(stop) => stop,
-                    Err(reason) => return lost(wanted, reason),
-                };
+                let (stop, written) = settle(&channel, &mut book, &mut batch).await;
+                if let Err(reason) = written {
+                    // A stop that came with settles that could not be written is a stop all the same.
+                    let end = lost(wanted, reason);
+                    return if stop || stopping { stopped(deliveries, end) } else { end };
+                }
                 if stop && !stopping {
                     stopping = true;
                     if let Err(reason) = cancel(&channel, &stream).await {
@@ -297,8 +299,9 @@ async fn room(deliveries: Option<&mpsc::Sender<Delivery>>) -> bool {
     }
 }
 
-/// Works off queued commands: one write for all of them, then the answers. `Ok(true)` when a stop was among them.
-async fn settle(channel: &Channel, book: &mut AckBook, batch: &mut Vec<AckCommand>) -> Result<bool, String> {
+/// Works off queued commands: one write for all of them, then the answers. Tells whether a stop was among them, and
+/// how the write went.
+async fn settle(channel: &Channel, book: &mut AckBook, batch: &mut Vec<AckCommand>) -> (bool, Result<(), String>) {
     let mut stop = false;
     let mut flushes: Vec<oneshot::Sender<()>> = Vec::new();
     for command in batch.drain(..) {
@@ -314,7 +317,7 @@ async fn settle(channel: &Channel, book: &mut AckBook, batch: &mut Vec<AckComman
     for done in flushes {
         let _ = done.send(());
     }
-    written.map(|()| stop)
+    (stop, written)
 }
 
 async fn write(channel: &Channel, book: &mut AckBook) -> Result<(), String> {
