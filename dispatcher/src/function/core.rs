@@ -11,7 +11,7 @@
 //! ```
 //!
 //! [`super::intake`] holds the steps up to `Ready`, [`super::placing`] those with workers, [`super::settling`] the
-//! rest, [`super::stopping`] the drain.
+//! rest, [`super::deadline`] what does not end in time, [`super::stopping`] the drain.
 
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -175,6 +175,8 @@ pub(crate) struct Running {
     pub sample: Option<Sampled>,
     /// Our right was lost while it ran: whatever it answers, ask the ledger.
     pub superseded: bool,
+    /// When it should have ended by itself at the latest.
+    pub overdue_at: Instant,
 }
 
 /// Which distribution an attempt's way to its handler belongs to.
@@ -204,9 +206,10 @@ pub(crate) struct WorkerState {
     pub alone: bool,
     /// It has not answered anything yet: what it runs has waited for its start.
     pub fresh: bool,
-    /// Killed by us for this invocation, which did not stop at its deadline.
-    pub killed_for: Option<InvocationId>,
-    /// Killed by us for no invocation's fault.
+    /// One of its attempts ignored its deadline: it is killed when the others have had time to end. See
+    /// [`super::deadline`].
+    pub condemned: bool,
+    /// Killed by us, for no fault of what still runs in it.
     pub killed: bool,
     pub idle_since: Instant,
 }

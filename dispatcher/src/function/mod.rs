@@ -1,10 +1,11 @@
 //! One function: from a delivery to its ack.
 //!
 //! [`task`] is the loop (select, handle, do); [`core`] the state it owns; [`intake`], [`placing`], [`settling`], [`replies`], [`refused`],
-//! [`outage`], [`caps`], [`rate`] and [`stopping`] the rules, with no I/O in them.
+//! [`outage`], [`caps`], [`rate`], [`deadline`] and [`stopping`] the rules, with no I/O in them.
 
 mod caps;
 pub(crate) mod core;
+mod deadline;
 mod intake;
 #[cfg(test)]
 mod model;

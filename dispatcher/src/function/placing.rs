@@ -7,14 +7,13 @@ use weft_schemas::frame::{InvocationId, Invoke};
 use weft_schemas::{ErrorInfo, Key, Outcome};
 
 use super::core::{Action, Core, Now, Phase, Running, Sampled, WorkerPhase, WorkerState};
+use super::deadline::OVERDUE;
 use super::timer::{Timer, What};
 use crate::link::{Ending, FromWorker, WorkerId};
 use crate::scale::{self, Why};
 use crate::spans;
 use crate::status::Throttle;
 
-/// How long after its deadline an attempt may take to end by itself before its worker is killed.
-const OVERDUE: Duration = Duration::from_millis(1_000);
 /// Wait after the first failed start; doubles up to [`START_WAIT_MOST`].
 const START_WAIT: Duration = Duration::from_millis(200);
 const START_WAIT_MOST: Duration = Duration::from_secs(30);
@@ -104,8 +103,10 @@ impl Core {
             event: invocation.admitted.event.clone(),
             trace: spans::context(&invocation.step),
         };
-        invocation.phase = Phase::Running(Box::new(Running { claim, id, worker, sample, superseded: false }));
-        self.timers.push(Timer::new(now.mono + self.function.timeout + OVERDUE, What::Overdue(worker, id)));
+        let overdue_at = now.mono + self.function.timeout + OVERDUE;
+        let running = Running { claim, id, worker, sample, superseded: false, overdue_at };
+        invocation.phase = Phase::Running(Box::new(running));
+        self.timers.push(Timer::new(overdue_at, What::Overdue(worker, id)));
         self.count_start(now);
         self.stats.add(&self.stats.attempts);
         if cold {
@@ -118,7 +119,7 @@ impl Core {
     pub(super) fn scale(&mut self, now: Now) {
         let held = self.start_again.is_some_and(|again| again > now.mono);
         let mut signals = scale::Signals {
-            running: count(self.running()),
+            running: 0,
             waiting: self.startable(self.ready.len(), now),
             waiting_alone: self.startable(self.ready_alone.len(), now),
             held,
@@ -126,6 +127,7 @@ impl Core {
         };
         for worker in self.workers.values().filter(|worker| worker.phase != WorkerPhase::Draining) {
             signals.workers += 1;
+            signals.running = signals.running.saturating_add(count(worker.running.len()));
             signals.starting += u32::from(worker.phase == WorkerPhase::Starting);
             signals.alone += u32::from(worker.alone && !worker.running.is_empty());
         }
@@ -167,7 +169,7 @@ impl Core {
             running: std::collections::BTreeMap::new(),
             alone: false,
             fresh: true,
-            killed_for: None,
+            condemned: false,
             killed: false,
             idle_since: now.mono,
         };
@@ -185,6 +187,7 @@ impl Core {
                 if worker.running.is_empty() {
                     self.fell_idle(id, now);
                 }
+                self.look_at_condemned(id, now);
                 self.sample(&key, entered_us, now);
                 self.on_outcome(&key, outcome, emits, false, now);
             }
@@ -262,17 +265,6 @@ impl Core {
         }
     }
 
-    /// An attempt should have ended by itself and has not: its worker does not obey, so it goes.
-    pub(super) fn overdue(&mut self, id: WorkerId, invocation: InvocationId) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        if worker.running.contains_key(&invocation) && worker.killed_for.is_none() {
-            worker.killed_for = Some(invocation);
-            worker.phase = WorkerPhase::Draining;
-            tracing::warn!(function = %self.function.name, worker = id.0, "worker ignores the deadline, killed");
-            self.actions.push(Action::KillWorker(id));
-        }
-    }
-
     fn on_gone(&mut self, id: WorkerId, ending: &Ending, now: Now) {
         let Some(worker) = self.workers.remove(&id) else { return };
         self.actions.push(Action::WorkerGone(id));
@@ -280,21 +272,17 @@ impl Core {
             self.start_failed(ending.to_string(), now);
         }
         let crashed = Outcome::Crashed { error: ErrorInfo::new("Crashed", ending.to_string()) };
-        if !worker.running.is_empty() && worker.killed_for.is_none() && !worker.killed {
+        if !worker.running.is_empty() && !worker.killed {
             tracing::warn!(
                 function = %self.function.name, worker = id.0, ending = %ending, running = worker.running.len(),
                 "worker went away with work"
             );
         }
-        let shared = worker.running.len() > 1;
-        for (invocation, key) in worker.running {
-            let outcome = match worker.killed_for {
-                Some(guilty) if guilty == invocation => Outcome::TimedOut,
-                // We killed it for another's sake or for a stop of ours.
-                Some(_) => Outcome::Drained,
-                None if worker.killed => Outcome::Drained,
-                None => crashed.clone(),
-            };
+        // One that ignores its deadline still ran there.
+        let shared = worker.running.len() + usize::from(worker.condemned) > 1;
+        for key in worker.running.into_values() {
+            // We killed it for another's sake or for a stop of ours.
+            let outcome = if worker.killed { Outcome::Drained } else { crashed.clone() };
             self.on_outcome(&key, outcome, Vec::new(), shared, now);
         }
     }

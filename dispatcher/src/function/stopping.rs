@@ -18,7 +18,8 @@ impl Core {
                         self.claim_again(&key);
                     }
                 }
-                What::Overdue(worker, invocation) => self.overdue(worker, invocation),
+                What::Overdue(worker, invocation) => self.overdue(worker, invocation, now),
+                What::Mercy(worker) => self.kill_condemned(worker),
                 What::Idle(worker) => self.stop_idle(worker, now),
                 What::Outage => self.look_at_outage(now),
                 What::Refused(key) => self.to_settle.push_back(key),

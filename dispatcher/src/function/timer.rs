@@ -23,6 +23,8 @@ pub(super) enum What {
     Parked(Key),
     /// An invocation should have ended by itself.
     Overdue(WorkerId, InvocationId),
+    /// The neighbours of one that ignored its deadline have had their time.
+    Mercy(WorkerId),
     /// A worker may have been idle long enough.
     Idle(WorkerId),
     /// Workers may be started again after failures.

@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::Instrument as _;
-use weft_worker::{Context, Failure, Worker, params};
+use weft_worker::{Context, Failure, WarmUp, Worker, params};
 
 /// How often a handler looks whether its file is there.
 const LOOK: Duration = Duration::from_millis(10);
@@ -43,6 +44,8 @@ fn main() -> ExitCode {
         .handler("exit", exit)
         .handler("environment", environment)
         .handler("speak", speak)
+        .warm_up(warm_up)
+        .handler("warmed", warmed)
         .handler("traced", traced)
         .handler("state", state)
         .handler("order", order)
@@ -78,11 +81,15 @@ async fn wait(ctx: Context, ask: Ask) -> Result<Value, Failure> {
     Ok(json!({ "attempt": ctx.attempt().0 }))
 }
 
-/// Before `from_attempt`: blocks its thread for good, so that nothing but a kill ends it.
+/// Before `from_attempt`: blocks its thread for good, so that nothing but a kill ends it. From then on it ends when its
+/// file is there, if it has one.
 async fn block(ctx: Context, ask: Ask) -> Result<(), Failure> {
     note(&ctx, &ask)?;
     while ctx.attempt().0 < ask.from_attempt {
         std::thread::park();
+    }
+    while ask.file.as_ref().is_some_and(|file| !file.exists()) {
+        tokio::time::sleep(LOOK).await;
     }
     Ok(())
 }
@@ -150,6 +157,31 @@ async fn speak(_: Context, _: Ask) -> Result<(), Failure> {
     eprintln!("said on stderr");
     tracing::info!(answer = 42, "said in the log");
     Ok(())
+}
+
+/// What a warm-up was told to write, by the variable `WARM_UP`; set once it has run.
+static WARMED: OnceLock<String> = OnceLock::new();
+
+/// Does what the variable `WARM_UP` says: `fail`, `hang`, or a word to remember. Without it, nothing.
+async fn warm_up(_: WarmUp) -> Result<(), Failure> {
+    match std::env::var("WARM_UP").as_deref() {
+        Err(_) => Ok(()),
+        Ok("fail") => Err(Failure::terminal("NoModel", "the model is not there")),
+        // Badly, as only a handler can be: nothing but a kill ends its thread.
+        Ok("hang") => loop {
+            std::thread::park();
+        },
+        Ok(word) => {
+            WARMED.get_or_init(|| word.to_owned());
+            Ok(())
+        }
+    }
+}
+
+/// Answers with what the warm-up left.
+async fn warmed(ctx: Context, ask: Ask) -> Result<Option<&'static str>, Failure> {
+    note(&ctx, &ask)?;
+    Ok(WARMED.get().map(String::as_str))
 }
 
 /// Opens a span of its own; fails before `from_attempt`; emits.

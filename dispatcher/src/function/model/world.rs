@@ -195,7 +195,11 @@ impl World {
                 assert!(known.is_none(), "{id:?} launched twice");
             }
             Action::Invoke(id, invoke) => {
-                assert!(!self.workers.values().any(|worker| worker.running.values().any(|run| run.key == invoke.key)));
+                let beside = self.workers.iter().any(|(id, worker)| {
+                    worker.running.iter().any(|(run, running)| running.key == invoke.key && !self.given_up(*id, *run))
+                });
+                assert!(!beside, "{} runs twice at once", invoke.key);
+                assert!(!self.core.workers[&id].condemned, "{id:?} is condemned and gets work");
                 let granted = self.books.granted.get(&(invoke.key.clone(), invoke.fence.0)).copied();
                 assert!(granted.is_some() && granted == self.owner, "{} runs on a claim of a lost lease", invoke.key);
                 let worker = self.workers.get_mut(&id).expect("it is known");
@@ -222,6 +226,12 @@ impl World {
                 self.stopped = true;
             }
         }
+    }
+
+    /// An attempt that ignored its deadline is settled before its worker is dead. Its retry waits for that; a redrive by
+    /// hand does not.
+    fn given_up(&self, id: WorkerId, run: InvocationId) -> bool {
+        self.core.workers.get(&id).is_some_and(|worker| worker.condemned && !worker.running.contains_key(&run))
     }
 
     fn ask(&mut self, ask: Ask) {

@@ -19,21 +19,6 @@ fn what_crashed_a_worker_runs_alone_next_time() {
 }
 
 #[test]
-fn the_neighbours_of_one_that_ignores_its_deadline_keep_their_attempt() {
-    let mut bench = bench(2, 1);
-    let (worker, _) = bench.running("k");
-    bench.now.mono += Duration::from_secs(20);
-    let asked = claimed(&bench.deliver(vec![message("l", "a")]));
-    assert_eq!(invoked(&bench.verdicts(&asked, vec![Verdict::Run(claim(1, 1, 0))])).len(), 1);
-    let actions = bench.later(Duration::from_secs(12));
-    assert!(actions.iter().any(|action| matches!(action, Action::KillWorker(id) if *id == worker)), "{actions:?}");
-    let actions = bench.gone(worker, true);
-    let both = settles(&actions);
-    assert!(matches!(both[0].to, Settlement::Waiting { crashed: false, .. }), "k timed out: {both:?}");
-    assert!(matches!(both[1].to, Settlement::Released), "l is not to blame: {both:?}");
-}
-
-#[test]
 fn case_26_a_claim_after_an_attempt_that_vanished_and_was_the_last_allowed_is_not_run() {
     let mut bench = bench_with(1, 1, "retry = { attempts = 1 }");
     let asked = claimed(&bench.deliver(vec![message("k", "a")]));
