@@ -179,6 +179,7 @@ fn be_a_dispatcher() {
             prefix: "weft".into(),
             spans: false,
             max_result_bytes: 1 << 20,
+            warm_up_ms: None,
         };
         let (sender, mut events) = mpsc::channel(16);
         let init_timeout = Duration::from_secs(20);

@@ -137,8 +137,10 @@ impl Dispatcher {
         }
         for users in programs.into_values() {
             let Some(first) = users.first() else { continue };
-            let start = self.start(&first.function);
-            let handlers = crate::link::probe(Arc::clone(&first.program), start)
+            // Only asked what it registers: a warm-up may take long, and another may be down that it needs.
+            let start = Start { warm_up_ms: Some(0), ..self.start(&first.function) };
+            let limit = users.iter().map(|user| user.function.init_timeout).max().unwrap_or_default();
+            let handlers = crate::link::probe(Arc::clone(&first.program), start, limit)
                 .await
                 .map_err(|ending| report::start(&first.function.name, &first.program, &ending))?;
             for user in users {
@@ -155,6 +157,8 @@ impl Dispatcher {
             function: function.name.clone(),
             worker: format!("{}-0", function.name),
             max_result_bytes: function.max_result_bytes,
+            // A tenth is left for the start itself, so that the worker can tell what took too long.
+            warm_up_ms: Some(millis(function.init_timeout * 9 / 10)),
             ledger_url: self.config.ledger_address.expose().to_owned(),
             state_url: self.config.state_address.expose().to_owned(),
             prefix: self.config.prefix.clone(),
@@ -337,6 +341,10 @@ fn bounds(function: &Function, config: &Config) -> Bounds {
         provisioned_workers,
         drain: config.drain_limit,
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn cores() -> u32 {

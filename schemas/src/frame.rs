@@ -68,6 +68,10 @@ pub struct Start {
     /// The largest result that a handler may return, in bytes of JSON.
     #[serde(default = "default_max_result_bytes")]
     pub max_result_bytes: u64,
+    /// How long the program's warm-ups may take together, in milliseconds. 0: they are not wanted, the program is only
+    /// asked what it registers. Absent: any time; the dispatcher has its own limit.
+    #[serde(default)]
+    pub warm_up_ms: Option<u64>,
 }
 
 /// The largest result where nothing else is said: 6 MiB, what AWS Lambda lets a function answer.

@@ -161,7 +161,7 @@ fn panicked(message: String) -> Outcome {
     Outcome::Retry { error: ErrorInfo::new("panic", message), after_ms: None }
 }
 
-fn panic_text(payload: &(dyn Any + Send)) -> String {
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)").to_owned()
 }

@@ -11,18 +11,21 @@ use serde::de::DeserializeOwned;
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::warm_up;
 
 type Run = Pin<Box<dyn Future<Output = Result<Bytes, Failure>> + Send>>;
 
 /// A handler whose event data and result are JSON bytes.
 pub(crate) type Handler = Arc<dyn Fn(Context) -> Run + Send + Sync>;
 
-/// The handlers that a program registers.
+/// The handlers and warm-ups that a program registers.
 #[derive(Clone, Default)]
 pub(crate) struct Registry {
     handlers: BTreeMap<String, Handler>,
     /// Names that were registered more than once, in order of registration.
     duplicates: Vec<String>,
+    /// In order of registration, which is the order in which they run.
+    warm_ups: Vec<warm_up::Step>,
 }
 
 impl Registry {
@@ -32,6 +35,14 @@ impl Registry {
         } else {
             self.handlers.insert(name.to_owned(), handler);
         }
+    }
+
+    pub(crate) fn add_warm_up(&mut self, step: warm_up::Step) {
+        self.warm_ups.push(step);
+    }
+
+    pub(crate) fn warm_ups(&self) -> &[warm_up::Step] {
+        &self.warm_ups
     }
 
     /// What is wrong with the registrations, for a person to read.

@@ -17,6 +17,7 @@ mod session;
 mod span;
 mod state;
 mod transaction;
+mod warm_up;
 mod worker;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use emit::{MAX_EMIT_BYTES, MAX_EMITS_BYTES};
 pub use failure::Failure;
 pub use state::{CheckError, Once, State, check_state, peek_state};
 pub use transaction::Transaction;
+pub use warm_up::WarmUp;
 pub use worker::Worker;
 
 /// Parameters of a statement, each anything that a [`Value`] can be made from: `params![id, "text", 3, None::<i64>]`.

@@ -20,6 +20,7 @@ use crate::handler::Registry;
 use crate::link::{self, Outgoing, ReadError};
 use crate::services::Services;
 use crate::span::AttemptSpans;
+use crate::warm_up::{self, WarmUp};
 
 /// How a session ended when nothing went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub(crate) enum Ended {
 pub(crate) enum Error {
     #[error("start: {0}")]
     Registry(String),
+    #[error("start: {0}")]
+    WarmUp(String),
     #[error("start: the first frame of the dispatcher is not `Start`")]
     NoStart,
     #[error(transparent)]
@@ -65,8 +68,25 @@ pub(crate) async fn serve(
         Some(ToWorker::Start(start)) => start,
         Some(_) => return Err(Error::NoStart),
     };
-    let _ = outgoing.send(&ToDispatcher::Ready { handlers: registry.names() }).await;
-    let flush = begin(&start, &outgoing);
+    let ready = ToDispatcher::Ready { handlers: registry.names() };
+    let flush = if registry.warm_ups().is_empty() || start.warm_up_ms == Some(0) {
+        // Telemetry can wait until somebody has something to say.
+        let _ = outgoing.send(&ready).await;
+        begin(&start, &outgoing)
+    } else {
+        let flush = begin(&start, &outgoing);
+        match warm(&registry, &handlers, &start, &mut incoming).await? {
+            Warmed::Up => {}
+            Warmed::Failed(why) => {
+                let _ = outgoing.send(&ToDispatcher::StartFailed { message: why.clone() }).await;
+                outgoing.flush().await;
+                return Err(Error::WarmUp(why));
+            }
+            Warmed::Unwanted(ended) => return Ok(ended),
+        }
+        let _ = outgoing.send(&ready).await;
+        flush
+    };
     let mut session = Session {
         registry,
         handlers,
@@ -85,6 +105,41 @@ pub(crate) async fn serve(
         outgoing.flush().await;
     }
     Ok(ended)
+}
+
+/// What came of the warm-ups.
+enum Warmed {
+    Up,
+    /// Why the program cannot start.
+    Failed(String),
+    /// The dispatcher needs this worker no more.
+    Unwanted(Ended),
+}
+
+/// Runs the warm-ups for as long as the dispatcher wants them.
+async fn warm(
+    registry: &Registry,
+    handlers: &Handle,
+    start: &Start,
+    incoming: &mut link::Incoming,
+) -> Result<Warmed, Error> {
+    let within = start.warm_up_ms.map(std::time::Duration::from_millis);
+    let about = WarmUp::new(start.function.clone(), within);
+    let mut run = std::pin::pin!(warm_up::run(registry.warm_ups(), handlers, about));
+    loop {
+        let frame = tokio::select! {
+            warmed = &mut run => return Ok(warmed.map_or_else(Warmed::Failed, |()| Warmed::Up)),
+            frame = incoming.next() => frame?,
+        };
+        match frame {
+            None => return Ok(Warmed::Unwanted(Ended::LinkClosed)),
+            Some(ToWorker::Drain) => return Ok(Warmed::Unwanted(Ended::Drained)),
+            // There is nothing to cancel, and nothing is handed to a worker that is not ready.
+            Some(ToWorker::Cancel { .. } | ToWorker::Invoke(_) | ToWorker::Start(_)) => {
+                warn!("frame for a worker that is not ready ignored");
+            }
+        }
+    }
 }
 
 struct Session {

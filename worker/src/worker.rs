@@ -18,6 +18,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::handler::{self, Registry};
 use crate::session::{self, Ended};
+use crate::warm_up::{self, WarmUp};
 use crate::{attempt, span};
 
 /// Names the descriptor that the link is on. Only 0 is in use: the link takes the place of standard input.
@@ -63,7 +64,7 @@ impl Worker {
     /// | panics | retry, kind `panic`; the worker lives on |
     /// | gets data that is no `T` | terminal, kind `InvalidData`; `f` is not called |
     /// | is still running 250 ms after its deadline | its future is dropped: timed out |
-    /// | blocks its thread past that | timed out; the worker is replaced, and what else ran in it runs again, uncounted |
+    /// | blocks its thread past that | timed out; the worker is replaced, and what else runs in it has 10 s to finish |
     ///
     /// A name that is registered twice makes [`Self::run`] refuse to start. Handlers run concurrently, up to the
     /// function's `slots`; one that computes or blocks for long should use [`tokio::task::spawn_blocking`].
@@ -76,6 +77,41 @@ impl Worker {
         R: Serialize,
     {
         self.registry.add(name, handler::erase(f));
+        self
+    }
+
+    /// Registers what each process of this program does once before it says that it is ready: open a pool, load a model,
+    /// fill a cache. Until then the worker gets no event. Warm-ups run one after the other, in the order of their
+    /// registration, and all together within the function's `init_timeout` (`weft.toml`; a tenth of it is kept for the
+    /// rest of the start).
+    ///
+    /// One that fails, panics or does not end in time is a failed start with that reason: the process ends, no event is
+    /// charged an attempt, and another start is tried later. It runs in every worker, so what it does must be safe to
+    /// repeat; it does not run when Weft starts the program only to ask what it registers.
+    ///
+    /// ```no_run
+    /// use std::sync::OnceLock;
+    /// use weft_worker::{Failure, WarmUp, Worker};
+    ///
+    /// static PRICES: OnceLock<String> = OnceLock::new();
+    ///
+    /// async fn load(_: WarmUp) -> Result<(), Failure> {
+    ///     let prices = std::fs::read_to_string("prices.json")?;
+    ///     PRICES.get_or_init(|| prices);
+    ///     Ok(())
+    /// }
+    ///
+    /// fn main() -> std::process::ExitCode {
+    ///     Worker::new().warm_up(load).run()
+    /// }
+    /// ```
+    #[must_use]
+    pub fn warm_up<F, Fut>(mut self, f: F) -> Self
+    where
+        F: Fn(WarmUp) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        self.registry.add_warm_up(warm_up::erase(f));
         self
     }
 

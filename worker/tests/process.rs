@@ -85,6 +85,7 @@ impl Process {
             prefix: "weft".to_owned(),
             spans,
             max_result_bytes: 1 << 20,
+            warm_up_ms: None,
         }));
         assert!(matches!(this.receive(), ToDispatcher::Ready { handlers } if handlers.len() == 3));
         this

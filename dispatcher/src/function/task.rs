@@ -18,8 +18,6 @@ use crate::broker::{Acks, Delivery, Subscription};
 use crate::link::{FromWorker, Launch, Program, Worker, WorkerId};
 use crate::status::Stats;
 
-/// How long a worker may take from its start until it is ready.
-const INIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long after the drain's own limit the loop gives up waiting for the ledger.
 const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 
@@ -228,7 +226,8 @@ impl Hands {
     fn launch(&mut self, id: WorkerId) {
         let mut start = self.start.clone();
         start.worker = format!("{}-{}", self.function.name, id.0);
-        let launch = Launch { id, program: Arc::clone(&self.program), start, init_timeout: INIT_TIMEOUT };
+        let init_timeout = self.function.init_timeout;
+        let launch = Launch { id, program: Arc::clone(&self.program), start, init_timeout };
         self.stats.worker_started();
         self.workers.insert(id, Worker::launch(launch, self.to_loop.clone()));
     }

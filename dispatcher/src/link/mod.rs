@@ -31,9 +31,6 @@ pub const DRAIN_GRACE: Duration = Duration::from_secs(10);
 /// How long a worker has between SIGTERM and SIGKILL.
 pub const TERM_GRACE: Duration = Duration::from_secs(5);
 
-/// How long [`probe`] waits for a program to become ready.
-pub const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Names a worker within one dispatcher; chosen by the caller. Nothing here relies on it being unique.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Ord, PartialOrd, Debug)]
 pub struct WorkerId(pub u64);
@@ -149,14 +146,14 @@ fn signal_name(signal: i32) -> Option<&'static str> {
     })
 }
 
-/// Starts the program once, to learn which handlers it registers, and lets it end. Takes at most [`PROBE_TIMEOUT`] and
-/// the time to end. Cancel-safe: the worker is killed. Safe to repeat.
+/// Starts the program once, to learn which handlers it registers, and lets it end. Takes at most `limit` and the
+/// time to end. Cancel-safe: the worker is killed. Safe to repeat.
 ///
 /// # Errors
 /// How it ended instead of becoming ready.
-pub async fn probe(program: Arc<Program>, start: Start) -> Result<Vec<String>, Ending> {
+pub async fn probe(program: Arc<Program>, start: Start, limit: Duration) -> Result<Vec<String>, Ending> {
     let (events, mut heard) = mpsc::channel(8);
-    let launch = Launch { id: WorkerId(0), program, start, init_timeout: PROBE_TIMEOUT };
+    let launch = Launch { id: WorkerId(0), program, start, init_timeout: limit };
     let worker = Worker::launch(launch, events);
     let mut registered = None;
     while let Some((_, said)) = heard.recv().await {

@@ -39,6 +39,7 @@ fn start_frame() -> Start {
         prefix: "weft".into(),
         spans: false,
         max_result_bytes: 1 << 20,
+        warm_up_ms: None,
     }
 }
 
@@ -334,8 +335,8 @@ async fn a_kill_is_at_once_and_may_be_repeated() {
 
 #[tokio::test]
 async fn a_probe_gives_the_handlers_or_how_it_ended() {
-    assert_eq!(probe(Arc::new(program("echo")), start_frame()).await.unwrap(), ["h"]);
-    let ending = probe(Arc::new(program("refuses")), start_frame()).await.unwrap_err();
+    assert_eq!(probe(Arc::new(program("echo")), start_frame(), SOON).await.unwrap(), ["h"]);
+    let ending = probe(Arc::new(program("refuses")), start_frame(), SOON).await.unwrap_err();
     assert!(matches!(ending.how, How::StartFailed(_)));
 }
 

@@ -34,16 +34,10 @@ fn invoke() -> impl Strategy<Value = Invoke> {
 fn start() -> impl Strategy<Value = Start> {
     (
         (sample::function_name(), any::<String>(), any::<String>(), any::<String>(), any::<String>()),
-        (any::<bool>(), any::<u64>()),
+        (any::<bool>(), any::<u64>(), proptest::option::of(any::<u64>())),
     )
-        .prop_map(|((function, worker, ledger_url, state_url, prefix), (spans, max_result_bytes))| Start {
-            function,
-            worker,
-            ledger_url,
-            state_url,
-            prefix,
-            spans,
-            max_result_bytes,
+        .prop_map(|((function, worker, ledger_url, state_url, prefix), (spans, max_result_bytes, warm_up_ms))| {
+            Start { function, worker, ledger_url, state_url, prefix, spans, max_result_bytes, warm_up_ms }
         })
 }
 
@@ -166,6 +160,7 @@ fn addresses_are_not_shown() {
         prefix: "weft".into(),
         spans: false,
         max_result_bytes: 1,
+        warm_up_ms: None,
     };
     assert!(!format!("{start:?}").contains("secret"));
 }

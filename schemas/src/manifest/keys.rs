@@ -90,6 +90,13 @@ pub(crate) static TIMEOUT: Ranged<Duration> = Ranged {
     max: seconds(15 * MINUTE),
     default: Some(seconds(30)),
 };
+pub(crate) static INIT_TIMEOUT: Ranged<Duration> = Ranged {
+    name: "init_timeout",
+    doc: "How long a worker may take from its start, with its warm-ups, until it is ready.",
+    min: Duration::from_millis(100),
+    max: seconds(15 * MINUTE),
+    default: Some(seconds(10)),
+};
 pub(crate) static MEMORY: Ranged<u64> =
     Ranged { name: "memory", doc: "Memory of one worker.", min: 16 << 20, max: 64 << 30, default: Some(256 << 20) };
 pub(crate) static SLOTS: Ranged<u32> = Ranged {
@@ -263,6 +270,7 @@ pub(crate) static FUNCTION: Table = Table {
         Key::Text(&SOURCE),
         Key::Text(&SCHEMA),
         Key::Duration(&TIMEOUT),
+        Key::Duration(&INIT_TIMEOUT),
         Key::Bytes(&MEMORY),
         Key::Count(&SLOTS),
         Key::Table(&CONCURRENCY),

@@ -89,6 +89,8 @@ pub struct Function {
     pub schema: Option<Schema>,
     /// 100 ms to 15 min; default 30 s.
     pub timeout: Duration,
+    /// From a worker's start until it is ready, warm-ups included; 100 ms to 15 min; default 10 s.
+    pub init_timeout: Duration,
     /// Bytes; 16 MiB to 64 GiB; default 256 MiB.
     pub memory_bytes: u64,
     /// Concurrent invocations in one worker; 1 to 1000; default 16, or `concurrency.reserved` when that is less.

@@ -106,6 +106,7 @@ fn read_function(
     let source = read_source(&view);
     let schema = read_schema(&view, root, read);
     let timeout = or_default(view.duration(&keys::TIMEOUT), &keys::TIMEOUT);
+    let init_timeout = or_default(view.duration(&keys::INIT_TIMEOUT), &keys::INIT_TIMEOUT);
     let memory_bytes = or_default(view.bytes(&keys::MEMORY), &keys::MEMORY);
     let concurrency = read_concurrency(&view);
     let slots = read_slots(&view, &concurrency);
@@ -127,6 +128,7 @@ fn read_function(
         source: source?,
         schema: schema?,
         timeout: timeout?,
+        init_timeout: init_timeout?,
         memory_bytes: memory_bytes?,
         slots: slots?,
         concurrency: concurrency?,

@@ -56,6 +56,7 @@ fn a_minimal_function_gets_every_documented_default() {
             source: None,
             schema: None,
             timeout: Duration::from_secs(30),
+            init_timeout: Duration::from_secs(10),
             memory_bytes: 256 * 1024 * 1024,
             slots: 16,
             concurrency: Concurrency::default(),
@@ -89,6 +90,7 @@ events    = ["orders.placed", "orders.*.again"]
 source    = "shop"
 schema    = "good.json"
 timeout   = "1m30s"
+init_timeout = "2m"
 memory    = "1GiB"
 slots     = 4
 concurrency = { reserved = 200, provisioned = 1 }
@@ -106,6 +108,7 @@ PLAIN = "a$b"
     assert_eq!((function.handler.as_str(), function.source.as_deref()), ("create", Some("shop")));
     assert_eq!(function.schema.unwrap().path, Path::new("/app/good.json"));
     assert_eq!((function.timeout, function.keep_alive), (Duration::from_secs(90), Duration::ZERO));
+    assert_eq!(function.init_timeout, Duration::from_secs(120));
     assert_eq!((function.memory_bytes, function.max_event_bytes), (1 << 30, 1 << 16));
     assert_eq!((function.concurrency.reserved, function.concurrency.provisioned), (Some(200), 1));
     let backoff = Backoff { first: Duration::from_secs(2), factor: 3.0, max: Duration::from_secs(300), jitter: 0.0 };
@@ -166,6 +169,7 @@ fn each_rule_has_its_fault() {
         ("timeout = 30", "of type integer, not duration"),
         ("timeout = \"30\"", "is no duration: \"30\""),
         ("timeout = \"99ms\"", "write \"100ms\" to \"15m\""),
+        ("init_timeout = \"16m\"", "write \"100ms\" to \"15m\""),
         ("memory = \"1MB\"", "is no size: \"1MB\""),
         ("memory = \"65GiB\"", "write \"16MiB\" to \"64GiB\""),
         ("slots = 0", "is 0, less than 1"),
@@ -410,7 +414,12 @@ fn any_function() -> impl Strategy<Value = Function> {
     let caps = (option::of(rate), option::of(ordering), option::of(batch), option::of(0_u32..=10));
     (
         (sample::function_name(), vec(any_text(), 1..4), any_text(), patterns(), option::of("[a-z.]{1,20}")),
-        (duration_in(&keys::TIMEOUT), keys::MEMORY.min..=keys::MEMORY.max, concurrency, duration_in(&keys::KEEP_ALIVE)),
+        (
+            (duration_in(&keys::TIMEOUT), duration_in(&keys::INIT_TIMEOUT)),
+            keys::MEMORY.min..=keys::MEMORY.max,
+            concurrency,
+            duration_in(&keys::KEEP_ALIVE),
+        ),
         (1_u32..=100, 1_u32..=20, duration_in(&keys::MAX_AGE), any_backoff()),
         caps,
         (
@@ -423,7 +432,7 @@ fn any_function() -> impl Strategy<Value = Function> {
         .prop_map(
             |(
                 (name, command, handler, events, source),
-                (timeout, memory_bytes, (slots, concurrency), keep_alive),
+                ((timeout, init_timeout), memory_bytes, (slots, concurrency), keep_alive),
                 (attempts, crashes, max_age, backoff),
                 (rate, ordering, batch, total),
                 (key, keep, env, (max_event_bytes, max_result_bytes, max_depth)),
@@ -435,6 +444,7 @@ fn any_function() -> impl Strategy<Value = Function> {
                 source,
                 schema: None,
                 timeout,
+                init_timeout,
                 memory_bytes,
                 slots,
                 concurrency: Concurrency {
@@ -468,6 +478,7 @@ fn written(functions: &[Function]) -> String {
         if let Some(source) = &f.source {
             writeln!(out, "source = {}", quoted(source)).unwrap();
         }
+        writeln!(out, "init_timeout = \"{}\"", time(f.init_timeout)).unwrap();
         writeln!(out, "timeout = \"{}\"\nkeep_alive = \"{}\"", time(f.timeout), time(f.keep_alive)).unwrap();
         writeln!(
             out,

@@ -13,6 +13,7 @@ mod cases_failures;
 mod cases_pause;
 mod compose;
 mod harness;
+mod isolation_deadline;
 mod ledger_faults;
 mod ledger_postgres;
 mod outage_ledger;

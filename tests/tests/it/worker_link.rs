@@ -40,6 +40,7 @@ pub fn start(function: &str) -> Start {
         prefix: "weft".to_owned(),
         spans: false,
         max_result_bytes: 1 << 20,
+        warm_up_ms: None,
     }
 }
 

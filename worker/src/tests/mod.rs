@@ -41,6 +41,7 @@ pub(super) fn start_frame() -> Start {
         prefix: "weft".to_owned(),
         spans: false,
         max_result_bytes: 1000,
+        warm_up_ms: None,
     }
 }
 

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore};
 use weft_schemas::frame::{ToDispatcher, ToWorker};
@@ -361,4 +362,96 @@ async fn case_25_an_answer_that_no_frame_can_carry_is_a_terminal_failure_and_the
     let outcome = dispatcher.run(invoke("grow", &(33 << 20))).await;
     assert_eq!(failed_kind(&outcome), "OutcomeNotSendable");
     assert!(matches!(dispatcher.run(invoke("grow", &1)).await, Outcome::Succeeded { .. }));
+}
+
+/// Holds a warm-up until the test lets go, and counts how often one ran.
+#[derive(Clone, Default)]
+struct Gate {
+    open: Arc<Notify>,
+    ran: Arc<std::sync::atomic::AtomicU32>,
+}
+
+impl Gate {
+    fn worker(&self) -> Worker {
+        let gate = self.clone();
+        let wait = move |_: crate::WarmUp| {
+            let gate = gate.clone();
+            async move {
+                gate.ran.fetch_add(1, Ordering::SeqCst);
+                gate.open.notified().await;
+                Ok(())
+            }
+        };
+        Worker::new().handler("echo", echo).warm_up(wait)
+    }
+}
+
+#[tokio::test]
+async fn a_worker_says_ready_when_its_warm_ups_are_done_and_not_before() {
+    let gate = Gate::default();
+    let mut dispatcher = Dispatcher::connect(gate.worker());
+    dispatcher.send(&ToWorker::Start(start_frame())).await;
+    // Once it runs, everybody gets many turns: what were sent before its end would be here.
+    for turn in 0..200 {
+        assert!(turn < 199 || gate.ran.load(Ordering::SeqCst) == 1, "the warm-up does not begin");
+        let early = dispatcher.link.next().now_or_never();
+        assert!(early.is_none(), "it speaks before its warm-up has ended: {early:?}");
+        tokio::task::yield_now().await;
+    }
+    gate.open.notify_one();
+    assert!(matches!(dispatcher.receive().await, Some(ToDispatcher::Ready { .. })));
+    let data = json!(7);
+    assert_eq!(dispatcher.run(invoke("echo", &data)).await, succeeded(&data));
+    assert_eq!(gate.ran.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_program_that_is_only_asked_what_it_registers_does_not_warm_up() {
+    let gate = Gate::default();
+    let start = weft_schemas::frame::Start { warm_up_ms: Some(0), ..start_frame() };
+    let _dispatcher = Dispatcher::start_with(gate.worker(), start).await;
+    assert_eq!(gate.ran.load(Ordering::SeqCst), 0);
+}
+
+/// What a worker with this warm-up says instead of ready.
+async fn refusal(worker: Worker, warm_up_ms: u64) -> String {
+    let mut dispatcher = Dispatcher::connect(worker.handler("echo", echo));
+    let start = weft_schemas::frame::Start { warm_up_ms: Some(warm_up_ms), ..start_frame() };
+    dispatcher.send(&ToWorker::Start(start)).await;
+    let said = dispatcher.receive().await;
+    let Some(ToDispatcher::StartFailed { message }) = said else { panic!("no refusal: {said:?}") };
+    assert!(matches!(dispatcher.ended().await, Err(Error::WarmUp(_))));
+    message
+}
+
+#[tokio::test]
+async fn a_warm_up_that_fails_is_a_failed_start_with_its_reason() {
+    let fails = |_| async { Err(Failure::terminal("NoModel", "the model is not there")) };
+    let second = |_| async { panic!("it is not reached") };
+    let message = refusal(Worker::new().warm_up(fails).warm_up(second), 10_000).await;
+    assert_eq!(message, "its warm-up failed: NoModel: the model is not there");
+}
+
+#[tokio::test]
+async fn a_warm_up_that_panics_is_a_failed_start_with_its_reason() {
+    let panics = |_| async { panic!("on purpose") };
+    assert_eq!(refusal(Worker::new().warm_up(panics), 10_000).await, "its warm-up panicked: on purpose");
+}
+
+#[tokio::test]
+async fn a_warm_up_that_does_not_end_is_a_failed_start() {
+    let hangs = |warm_up: crate::WarmUp| async move {
+        assert!(warm_up.remaining().is_some_and(|left| left.as_millis() <= 50));
+        std::future::pending().await
+    };
+    assert_eq!(refusal(Worker::new().warm_up(hangs), 50).await, "its warm-up did not end in time");
+}
+
+#[tokio::test]
+async fn a_drain_in_the_middle_of_a_warm_up_ends_the_worker() {
+    let gate = Gate::default();
+    let mut dispatcher = Dispatcher::connect(gate.worker());
+    dispatcher.send(&ToWorker::Start(start_frame())).await;
+    dispatcher.send(&ToWorker::Drain).await;
+    assert!(matches!(dispatcher.ended().await, Ok(Ended::Drained)));
 }

@@ -69,6 +69,7 @@ impl Worker {
             prefix: PREFIX.to_owned(),
             spans: false,
             max_result_bytes: 1 << 20,
+            warm_up_ms: None,
         }));
         match worker.receive() {
             Some(ToDispatcher::Ready { handlers }) => assert!(handlers.iter().any(|name| name == function.as_str())),
