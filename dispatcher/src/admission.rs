@@ -2,8 +2,10 @@
 //!
 //! The order is size, decode, depth, schema, age, key. What fails here is buried with its original bytes and costs no attempt.
 //!
-//! Only a first delivery is refused for its age. One that comes again may be what an invocation waits for that was claimed
-//! when the event was young, so it is claimed first, and dies by a settle if nothing has begun.
+//! Only a first delivery is refused outright. One that comes again (a redelivery, a retry, a redrive) may be what an invocation
+//! waits for that was claimed when the event was young, or when the manifest asked for less: it is claimed first, and
+//! dies by a settle, which ends the row too. Only what no key can be found for by now is buried all the same; a retry and
+//! a redrive carry the key of their row, so that this is about redeliveries alone.
 
 use std::sync::Arc;
 
@@ -19,10 +21,23 @@ pub struct Admitted {
     pub digest: Digest,
     /// The fence of the settle that parked it, when the message is a retry.
     pub resume: Option<Fence>,
-    /// It comes again, and is too old to begin with by now: what its first attempt would die of.
-    pub late: Option<ErrorInfo>,
+    /// It comes again, and would be refused by now: what it dies of when its claim is granted.
+    pub doom: Option<Doom>,
     pub event: Event,
     pub message: Message,
+}
+
+/// Why an event is refused, kept for the settle that ends its invocation.
+#[derive(Debug, Clone)]
+pub struct Doom {
+    pub reason: Reason,
+    pub error: ErrorInfo,
+}
+
+impl Doom {
+    fn new(reason: Reason, kind: &str, text: String) -> Self {
+        Self { reason, error: ErrorInfo::new(kind, text) }
+    }
 }
 
 /// A message that may not.
@@ -33,8 +48,8 @@ pub struct Refusal {
     pub message: Message,
 }
 
-/// What has passed, and what it is late by, if it is.
-type Checked = (Event, Key, Digest, Option<ErrorInfo>);
+/// What has passed, and what it dies of once it is claimed, if it does.
+type Checked = (Event, Key, Digest, Option<Doom>);
 
 /// The checks of one function.
 #[derive(Clone)]
@@ -59,56 +74,80 @@ impl Admission {
         Ok(Self { function, schema })
     }
 
-    /// Admits or refuses a message as of `now`. `redelivered`: it may have been claimed before.
+    /// Admits or refuses a message as of `now`. `redelivered`: it may have been claimed before, as what we sent ourselves
+    /// always may.
     ///
     /// # Errors
     /// The refusal, with the message in it.
     pub fn admit(&self, message: Message, redelivered: bool, now: Timestamp) -> Result<Admitted, Box<Refusal>> {
         match self.check(&message, redelivered, now) {
-            Ok((event, key, digest, late)) => {
+            Ok((event, key, digest, doom)) => {
                 let resume = requeue::resume_fence(&message);
-                Ok(Admitted { key, digest, resume, late, event, message })
+                Ok(Admitted { key, digest, resume, doom, event, message })
             }
-            Err((reason, error)) => Err(Box::new(Refusal { reason, error, message })),
+            Err(Doom { reason, error }) => Err(Box::new(Refusal { reason, error, message })),
         }
     }
 
-    fn check(&self, message: &Message, redelivered: bool, now: Timestamp) -> Result<Checked, (Reason, ErrorInfo)> {
-        // A body over the limit is not parsed at all, so the size comes before what decoding would cost.
-        let size = message.body.len() as u64;
-        if size > self.function.max_event_bytes {
-            let text =
-                format!("the body has {size} bytes, {} allows {}", self.function.name, self.function.max_event_bytes);
-            return Err((Reason::TooLarge, ErrorInfo::new("TooLarge", text)));
-        }
-        let mut event = match Event::decode(message) {
+    fn check(&self, message: &Message, redelivered: bool, now: Timestamp) -> Result<Checked, Doom> {
+        let comes_again = redelivered || requeue::resume_fence(message).is_some() || requeue::is_redriven(message);
+        // The first fault; what comes again gets past it, to its key.
+        let mut doom: Option<Doom> = None;
+        let mut found = |check: Result<(), Doom>| match check {
+            Err(fault) if comes_again => {
+                doom.get_or_insert(fault);
+                Ok(())
+            }
+            other => other,
+        };
+        // A first delivery over the limit is not parsed at all, so the size comes before what decoding would cost.
+        found(self.check_size(message))?;
+        let mut event = match self.decode(message) {
             Ok(event) => event,
-            Err(error @ DecodeError::NoId) => return Err((Reason::NoKey, ErrorInfo::new("NoKey", error.to_string()))),
-            Err(error) => return Err((Reason::Undecodable, ErrorInfo::new("Undecodable", error.to_string()))),
+            Err(fault) => return Err(doom.unwrap_or(fault)),
         };
         if requeue::is_redriven(message) {
             // A person wants it to run; what it emits begins at one step again.
             event.clear_depth();
         }
-        self.check_depth(&event)?;
-        if let Some(schema) = &self.schema {
-            check_schema(schema, &event).map_err(|text| (Reason::Schema, ErrorInfo::new("Schema", text)))?;
-        }
-        let late = match self.check_age(&event, message, now) {
-            Err((Reason::TooOld, error)) if redelivered => Some(error),
-            other => other.map(|()| None)?,
-        };
-        let key = match requeue::redriven_as(message) {
+        found(self.check_depth(&event))?;
+        found(self.check_schema(&event))?;
+        found(self.check_age(&event, message, now))?;
+        // The key that its row has, whatever the manifest says by now; else the one that the manifest names.
+        let key = match requeue::redriven_as(message).or_else(|| requeue::carried_key(message)) {
             Some(key) => key,
-            None => self.key(&event).map_err(|text| (Reason::NoKey, ErrorInfo::new("NoKey", text)))?,
+            None => match self.key(&event) {
+                Ok(key) => key,
+                Err(text) => return Err(doom.unwrap_or_else(|| Doom::new(Reason::NoKey, "NoKey", text))),
+            },
         };
         let digest = event.digest();
-        Ok((event, key, digest, late))
+        Ok((event, key, digest, doom))
+    }
+
+    fn check_size(&self, message: &Message) -> Result<(), Doom> {
+        let size = message.body.len() as u64;
+        if size <= self.function.max_event_bytes {
+            return Ok(());
+        }
+        let text =
+            format!("the body has {size} bytes, {} allows {}", self.function.name, self.function.max_event_bytes);
+        Err(Doom::new(Reason::TooLarge, "TooLarge", text))
+    }
+
+    fn decode(&self, message: &Message) -> Result<Event, Doom> {
+        Event::decode(message).map_err(|error| {
+            let text = error.to_string();
+            match error {
+                DecodeError::NoId => Doom::new(Reason::NoKey, "NoKey", text),
+                _ => Doom::new(Reason::Undecodable, "Undecodable", text),
+            }
+        })
     }
 
     /// Functions that emit each other's triggers, or their own, would never end. A publisher that forges a depth has its
     /// own event refused, no other.
-    fn check_depth(&self, event: &Event) -> Result<(), (Reason, ErrorInfo)> {
+    fn check_depth(&self, event: &Event) -> Result<(), Doom> {
         let (depth, most) = (event.depth(), self.function.max_depth);
         if most == 0 || depth <= most {
             return Ok(());
@@ -118,23 +157,27 @@ impl Admission {
              other's triggers?",
             self.function.name
         );
-        Err((Reason::Recursion, ErrorInfo::new("Recursion", text)))
+        Err(Doom::new(Reason::Recursion, "Recursion", text))
+    }
+
+    fn check_schema(&self, event: &Event) -> Result<(), Doom> {
+        let Some(schema) = &self.schema else { return Ok(()) };
+        faults(schema, event).map_err(|text| Doom::new(Reason::Schema, "Schema", text))
     }
 
     /// A retry is judged by the ledger's own clock when it is parked; only what arrives from outside is judged here.
-    fn check_age(&self, event: &Event, message: &Message, now: Timestamp) -> Result<(), (Reason, ErrorInfo)> {
+    fn check_age(&self, event: &Event, message: &Message, now: Timestamp) -> Result<(), Doom> {
         let Some(time) = event.time else { return Ok(()) };
         if requeue::resume_fence(message).is_some() || requeue::is_redriven(message) {
             return Ok(());
         }
         let age_ms = now.as_millisecond().saturating_sub(time.as_millisecond());
         let max_ms = i64::try_from(self.function.retry.max_age.as_millis()).unwrap_or(i64::MAX);
-        if age_ms > max_ms {
-            let text =
-                format!("the event is {} s old, {} allows {} s", age_ms / 1000, self.function.name, max_ms / 1000);
-            return Err((Reason::TooOld, ErrorInfo::new("TooOld", text)));
+        if age_ms <= max_ms {
+            return Ok(());
         }
-        Ok(())
+        let text = format!("the event is {} s old, {} allows {} s", age_ms / 1000, self.function.name, max_ms / 1000);
+        Err(Doom::new(Reason::TooOld, "TooOld", text))
     }
 
     fn key(&self, event: &Event) -> Result<Key, String> {
@@ -149,7 +192,7 @@ impl Admission {
 }
 
 /// Names up to three faults, by where they are and what was expected. The data itself is not quoted.
-fn check_schema(schema: &jsonschema::Validator, event: &Event) -> Result<(), String> {
+fn faults(schema: &jsonschema::Validator, event: &Event) -> Result<(), String> {
     let data: serde_json::Value = match serde_json::from_slice(&event.data) {
         Ok(data) => data,
         Err(error) => return Err(format!("the data is no JSON: {error}")),

@@ -34,6 +34,8 @@ pub enum Next {
     Nothing,
     /// Park it and run it again after the wait.
     Again { after: Duration, error: ErrorInfo, crashed: bool },
+    /// A neighbour may be to blame: park it and run it again alone, as the same attempt.
+    Spare { after: Duration, error: ErrorInfo },
     /// Nobody's fault but a service's: hand the claim back without counting the attempt, and run it again after the wait.
     Wait { after: Duration, error: ErrorInfo },
     /// Give it up.
@@ -69,9 +71,17 @@ pub fn decide(policy: &Retry, ended: Ended<'_>) -> Next {
             again(policy, ended, error, Duration::ZERO, Reason::TimedOut, false)
         }
         Outcome::Crashed { error } => {
-            // One that may be a neighbour's counts and kills nobody by itself: the next attempt is alone.
-            let spared = ended.shared && ended.crashes == 0;
-            if !spared && ended.crashes.saturating_add(1) >= policy.crashes {
+            // What died among neighbours for the first time may be innocent: it costs neither a life nor an attempt, and
+            // is told from the guilty by running alone. Once: a crash is on its account from now on. What may only run
+            // once does not run again.
+            if ended.shared && ended.crashes == 0 && policy.attempts > 1 {
+                let after = wait(&policy.backoff, ended.attempt, ended.random);
+                if ended.age.saturating_add(after) > policy.max_age {
+                    return Next::Dead { reason: Reason::TooOld, error: error.clone() };
+                }
+                return Next::Spare { after, error: error.clone() };
+            }
+            if ended.crashes.saturating_add(1) >= policy.crashes {
                 return Next::Dead { reason: Reason::Crashed, error: error.clone() };
             }
             again(policy, ended, error.clone(), Duration::ZERO, Reason::Crashed, true)
@@ -99,8 +109,8 @@ pub struct Granted {
     pub crashes: u32,
     /// Since the event was first seen in this epoch.
     pub age: Duration,
-    /// It is the retry that the attempt before was parked for: that attempt has ended, and nothing vanished.
-    pub resumed: bool,
+    /// The attempt before has no outcome: it vanished with its dispatcher.
+    pub vanished: bool,
 }
 
 /// What becomes of a claim that was granted.
@@ -116,13 +126,13 @@ pub enum Begin {
 /// have vanished with its dispatcher, the retry may have waited through an outage, or the limits are lower now. With
 /// `attempts = 1` this is what keeps a handler that a crash cut short from running twice.
 pub fn begin(policy: &Retry, granted: Granted) -> Begin {
-    let Granted { attempt, crashes, age, resumed } = granted;
+    let Granted { attempt, crashes, age, vanished } = granted;
     // The first crash may have been a neighbour's; whether it was is known from the attempt's end, which let it live.
-    let allowed = if resumed { policy.crashes.max(2) } else { policy.crashes };
+    let allowed = if vanished { policy.crashes } else { policy.crashes.max(2) };
     let crashed = crashes >= allowed;
     if crashed || attempt > policy.attempts {
         let before = attempt.saturating_sub(1);
-        let (reason, error) = if !resumed {
+        let (reason, error) = if vanished {
             let text = format!("attempt {before} has no outcome: the dispatcher that ran it went away");
             (Reason::Crashed, ErrorInfo::new(FailedAttempt::VANISHED, text))
         } else if crashed {
@@ -141,7 +151,7 @@ pub fn begin(policy: &Retry, granted: Granted) -> Begin {
     }
     // One that only vanished, once, is most likely innocent: after a crash of the dispatcher everything that it ran is
     // so, and would take long one by one. It may share a worker again as long as a crash there would not be its end.
-    let spared = !resumed && crashes == 1 && policy.crashes > 2 && attempt < policy.attempts;
+    let spared = vanished && crashes == 1 && policy.crashes > 2 && attempt < policy.attempts;
     Begin::Run { alone: crashes > 0 && !spared }
 }
 

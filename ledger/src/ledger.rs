@@ -61,6 +61,9 @@ pub struct Claim {
     pub epoch: Epoch,
     /// When the key was first seen in this epoch, by the database clock.
     pub first_seen_at: Timestamp,
+    /// The attempt before this one has no outcome: it vanished with its dispatcher. The ledger remembers it as its latest
+    /// failed attempt, of kind [`FailedAttempt::VANISHED`].
+    pub vanished: bool,
 }
 
 /// A message that leaves once the transaction that wrote it has committed.
@@ -97,6 +100,9 @@ pub enum Settlement {
     Succeeded { result: Bytes, keep: Duration, outbox: Vec<OutboxMessage> },
     /// `waiting`, with the retry in the outbox (its `due_in` is the wait). Remembered as a failed attempt.
     Waiting { error: ErrorInfo, crashed: bool, retry: OutboxMessage },
+    /// `waiting`, with the retry in the outbox, after a crash that a neighbour may be to blame for: a crash and a failed
+    /// attempt to remember, and no attempt to count. The next has the same number.
+    Spared { error: ErrorInfo, retry: OutboxMessage },
     /// `dead`, with the dead letter in the ledger and its copy for the dead-letter queue in the outbox. Remembered as a
     /// failed attempt (and as a crash, by its reason), unless `letter.attempts` is less than the claim's attempt: then
     /// the attempt was never started, and the invocation's attempts become those of the letter.

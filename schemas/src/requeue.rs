@@ -27,6 +27,9 @@ pub const EXPIRATION_HEADER: &str = "weft-expiration";
 /// The publisher's `user_id` property.
 pub const USER_ID_HEADER: &str = "weft-user-id";
 
+/// The key of the invocation that waits for the message; on retries, and on redrives of what had run. Honoured on these
+/// alone.
+pub const KEY_HEADER: &str = crate::dead_letter::header::KEY;
 /// The key that an edited event runs under; honoured on redriven messages alone. See [`edited_message`].
 pub const REDRIVEN_AS_HEADER: &str = "weft-redriven-as";
 /// The dead letter that an edited event was made from.
@@ -126,7 +129,19 @@ pub fn redrive_message(letter: &DeadLetter, prefix: &str) -> Message {
         set_epoch(&mut message, epoch);
         return message;
     }
-    to_function(&letter.message, prefix, &letter.function, epoch)
+    let mut message = to_function(&letter.message, prefix, &letter.function, epoch);
+    if let Some(key) = &letter.key
+        && letter.id == DeadLetterId::of_invocation(&letter.function, key, letter.epoch)
+    {
+        carry_key(&mut message, key);
+    }
+    message
+}
+
+/// Writes down which invocation waits for this message, so that it is found again although the manifest may name another
+/// key by then. For retries and redrives; on any other message it means nothing.
+pub fn carry_key(message: &mut Message, key: &Key) {
+    message.headers.insert(KEY_HEADER.to_owned(), HeaderValue::from(key.as_str()));
 }
 
 fn to_function(message: &Message, prefix: &str, function: &FunctionName, epoch: Epoch) -> Message {
@@ -165,6 +180,12 @@ pub fn is_redriven(message: &Message) -> bool {
 pub fn redriven_as(message: &Message) -> Option<Key> {
     let text = message.header(REDRIVEN_AS_HEADER).filter(|_| is_redriven(message))?;
     Key::new(text).ok()
+}
+
+/// The key of the invocation that waits for this retry or redrive; `None` for any other message, and when nothing waits.
+pub fn carried_key(message: &Message) -> Option<Key> {
+    let ours = resume_fence(message).is_some() || is_redriven(message);
+    Key::new(message.header(KEY_HEADER).filter(|_| ours)?).ok()
 }
 
 /// The dead letter that an edited event was made from; `None` when the event was not edited.

@@ -64,14 +64,14 @@ impl Published {
             if !bound {
                 continue;
             }
-            // Its age when it arrived is not known, so it is read as a redelivery, whose age is not judged.
+            // Its age when it arrived is not known, so it is read as a redelivery, which is refused for nothing but a key.
             let admitted = admission.admit(message.clone(), true, Timestamp::now());
             let (key, reason) = match admitted {
-                Ok(admitted) => (Some(admitted.key), Reason::TooOld),
+                Ok(admitted) => (Some(admitted.key), admitted.doom.map_or(Reason::TooOld, |doom| doom.reason)),
                 Err(refusal) => (None, refusal.reason),
             };
             let letter = DeadLetterId::of_message(&function.name, reason, message);
-            let dead_letter = key.is_none().then(|| letter.clone());
+            let dead_letter = (reason != Reason::TooOld).then(|| letter.clone());
             let wanted = Missing { function: function.name.clone(), key, dead_letter };
             if self.seen.contains(&wanted) {
                 continue;

@@ -498,17 +498,16 @@ fn trace_id(message: &Message) -> Option<String> {
     message.trace_context().and_then(|context| context.trace_id().map(str::to_owned))
 }
 
-/// The fence as a retry message carries it.
+/// The message that brings a parked invocation back, with its fence and its key.
 pub(super) fn retry(
-    original: &Message,
+    admitted: &Admitted,
     prefix: &str,
     function: &Function,
     fence: Fence,
     after: Duration,
 ) -> OutboxMessage {
-    OutboxMessage {
-        kind: weft_ledger::OutboxKind::Retry,
-        due_in: after,
-        message: weft_schemas::requeue::retry_message(original, prefix, &function.name, fence),
-    }
+    use weft_schemas::requeue;
+    let mut message = requeue::retry_message(&admitted.message, prefix, &function.name, fence);
+    requeue::carry_key(&mut message, &admitted.key);
+    OutboxMessage { kind: weft_ledger::OutboxKind::Retry, due_in: after, message }
 }

@@ -10,7 +10,7 @@ use super::core::{Action, Burial, Core, Invocation, LetterOf, Now, Phase};
 use super::replies::{Post, Waiting, refusal, success};
 use super::settling::age;
 use super::timer::{Timer, What};
-use crate::admission::{Admitted, Refusal};
+use crate::admission::{Admitted, Doom, Refusal};
 use crate::broker::{Delivery, DeliveryId};
 use crate::retry::{Begin, Granted, begin};
 use crate::spans;
@@ -74,7 +74,7 @@ impl Core {
             // The retry that a waiting row stands for must not be taken for a superfluous copy of it.
             known.admitted.resume = known.admitted.resume.max(admitted.resume);
             // Nor may a redrive die of the age of the copy that it joins.
-            known.admitted.late = known.admitted.late.take().and(admitted.late);
+            known.admitted.doom = known.admitted.doom.take().and(admitted.doom);
             return;
         }
         match known.phase {
@@ -221,8 +221,7 @@ impl Core {
                 *known += u64::from(fresh && claim.attempt.0 > 1);
                 // The claim proves that the ledger knows this payload, so rivals are mismatches now.
                 let rivals = std::mem::take(&mut invocation.rivals);
-                let resumed = invocation.admitted.resume.is_some_and(|parked| parked.0 + 1 == claim.fence.0);
-                self.granted(key, claim, resumed, lost, now);
+                self.granted(key, claim, lost, now);
                 for (delivery, rival) in rivals {
                     let waiting = self.waiting(delivery, &rival.message);
                     self.mismatch(waiting, &rival, now);
@@ -280,13 +279,13 @@ impl Core {
 
     /// Queues a claim for a slot, unless it is over a limit of its function, the lease is lost, or
     /// nothing starts any more.
-    fn granted(&mut self, key: &Key, claim: Claim, resumed: bool, lost: bool, now: Now) {
-        let granted = Granted { attempt: claim.attempt.0, crashes: claim.crashes, age: age(&claim, now), resumed };
+    fn granted(&mut self, key: &Key, claim: Claim, lost: bool, now: Now) {
+        let Claim { attempt, crashes, vanished, .. } = claim;
+        let granted = Granted { attempt: attempt.0, crashes, age: age(&claim, now), vanished };
         let Some(invocation) = self.invocations.get_mut(key) else { return };
-        // By the event's own time; nobody has asked for it again, as a redrive does, and nothing of it has begun.
-        let late = invocation.admitted.late.clone().filter(|_| claim.attempt.0 <= 1 && claim.epoch.0 == 0);
-        let begin = match late {
-            Some(error) => Begin::Dead { reason: Reason::TooOld, error },
+        let doom = invocation.admitted.doom.clone().filter(|doom| holds(doom, &claim));
+        let begin = match doom {
+            Some(Doom { reason, error }) => Begin::Dead { reason, error },
             None => begin(&self.function.retry, granted),
         };
         invocation.interrupted = false;
@@ -327,4 +326,10 @@ impl Core {
             self.to_claim.push_back(key.clone());
         }
     }
+}
+
+/// Whether what would be refused by now has to die. Too old is what has not begun in time, by the event's own time, and
+/// which nobody has asked for again, as a redrive does; whatever else the manifest refuses by now ends at any attempt.
+fn holds(doom: &Doom, claim: &Claim) -> bool {
+    doom.reason != Reason::TooOld || (claim.attempt.0 <= 1 && claim.epoch.0 == 0)
 }

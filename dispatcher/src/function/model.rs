@@ -86,6 +86,8 @@ pub(crate) enum Step {
         which: u8,
     },
     Crash,
+    /// It is stopped hard, and its manifest changed before it starts again: it asks for more, or for less again.
+    Change,
     Drain,
     EndDeliveries,
 }
@@ -149,6 +151,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::RivalCrashes),
         3 => which().prop_map(|which| Step::Redrive { which }),
         1 => Just(Step::Crash),
+        1 => Just(Step::Change),
         1 => Just(Step::Drain),
         1 => Just(Step::EndDeliveries),
     ]

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use weft_ledger::{Claim, Settle, Settled, Settlement};
+use weft_ledger::{Claim, OutboxMessage, Settle, Settled, Settlement};
 use weft_process::crash::{self, Point};
 use weft_schemas::{ErrorInfo, Event, Key, Outcome, Reason};
 
-use super::core::{Action, AfterSettle, Core, LetterOf, Now, Phase, retry};
+use super::core::{Action, AfterSettle, Core, Invocation, LetterOf, Now, Phase, retry};
 use super::replies::{Post, Waiting, address, refusal, success};
 use crate::broker::DeliveryId;
 use crate::retry::{Ended, Next, decide};
@@ -74,19 +74,30 @@ impl Core {
                 self.actions.push(Action::WakeRelay);
             }
             Next::Again { after, error, crashed } => {
-                tracing::info!(
-                    function = %self.function.name, %key, attempt = claim.attempt.0, kind = error.kind, error = error.message,
-                    after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX), "attempt failed, will be tried again"
-                );
-                let mut retry = retry(&invocation.admitted.message, &self.prefix, &self.function, claim.fence, after);
-                spans::leave_link(&mut retry.message, &invocation.step);
+                let retry = self.park(invocation, claim, after, &error);
                 self.settle(key, claim, Settlement::Waiting { error, crashed, retry }, AfterSettle::Ack);
+            }
+            Next::Spare { after, error } => {
+                let retry = self.park(invocation, claim, after, &error);
+                self.settle(key, claim, Settlement::Spared { error, retry }, AfterSettle::Ack);
             }
             Next::Wait { after, .. } => self.settle(key, claim, Settlement::Released, AfterSettle::Wait(after)),
             Next::Dead { reason, error } => self.give_up(key, claim, reason, error, now),
             Next::Release => self.settle(key, claim, Settlement::Released, AfterSettle::Release),
             Next::AskAgain => self.ask_again(key, now),
         }
+    }
+
+    /// The message that brings an invocation back after the wait.
+    fn park(&self, invocation: &Invocation, claim: Claim, after: Duration, error: &ErrorInfo) -> OutboxMessage {
+        tracing::info!(
+            function = %self.function.name, key = %invocation.admitted.key, attempt = claim.attempt.0, kind = error.kind,
+            error = error.message, after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+            "attempt failed, will be tried again"
+        );
+        let mut retry = retry(&invocation.admitted, &self.prefix, &self.function, claim.fence, after);
+        spans::leave_link(&mut retry.message, &invocation.step);
+        retry
     }
 
     /// A worker of ours has checked its result; another may not have.
@@ -231,7 +242,7 @@ impl Core {
                     if joined.iter().any(wants) { self.ack_covered(key, now) } else { self.forget(key, now) };
                 (answered.into_iter().map(|waiting| waiting.id).collect(), wake)
             }
-            Settlement::Waiting { retry, .. } => {
+            Settlement::Waiting { retry, .. } | Settlement::Spared { retry, .. } => {
                 let message = invocation.admitted.message.clone();
                 let carried = address(&message, &self.prefix);
                 let answered = self.ack_covered(key, now);
@@ -262,7 +273,7 @@ impl Core {
     fn count(&self, settlement: &Settlement) {
         match settlement {
             Settlement::Succeeded { .. } => self.stats.add(&self.stats.succeeded),
-            Settlement::Waiting { .. } => self.stats.add(&self.stats.retries),
+            Settlement::Waiting { .. } | Settlement::Spared { .. } => self.stats.add(&self.stats.retries),
             Settlement::Dead { letter, .. } => self.stats.died(letter.reason),
             Settlement::Released => {}
         }

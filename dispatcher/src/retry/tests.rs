@@ -50,8 +50,8 @@ fn a_crash_that_neighbours_shared_costs_no_event_its_life_at_a_limit_of_one() {
     let policy = Retry { crashes: 1, ..Retry::default() };
     let outcome = Outcome::Crashed { error: ErrorInfo::new("Crashed", "signal 9") };
     let shared = |attempt, crashes| Ended { shared: true, ..ended(&outcome, attempt, crashes) };
-    assert!(matches!(decide(&policy, shared(1, 0)), Next::Again { crashed: true, .. }));
-    assert_eq!(begin(&policy, granted(2, 1, true)), Begin::Run { alone: true });
+    assert!(matches!(decide(&policy, shared(1, 0)), Next::Spare { .. }));
+    assert_eq!(begin(&policy, granted(1, 1, false)), Begin::Run { alone: true });
     assert!(matches!(decide(&policy, ended(&outcome, 2, 1)), Next::Dead { reason: Reason::Crashed, .. }));
     assert!(
         matches!(decide(&policy, ended(&outcome, 1, 0)), Next::Dead { reason: Reason::Crashed, .. }),
@@ -97,8 +97,8 @@ fn the_handler_may_ask_for_a_longer_wait_but_not_past_the_age_limit() {
     assert!(matches!(decide(&policy, ended(&outcome, 1, 0)), Next::Dead { reason: Reason::TooOld, .. }));
 }
 
-fn granted(attempt: u32, crashes: u32, resumed: bool) -> Granted {
-    Granted { attempt, crashes, age: Duration::ZERO, resumed }
+fn granted(attempt: u32, crashes: u32, vanished: bool) -> Granted {
+    Granted { attempt, crashes, age: Duration::ZERO, vanished }
 }
 
 fn reason(begin: Begin) -> Option<(Reason, String)> {
@@ -112,10 +112,10 @@ fn reason(begin: Begin) -> Option<(Reason, String)> {
 fn case_26_an_attempt_that_vanished_and_was_the_last_allowed_is_not_run_again() {
     let once = Retry { attempts: 1, ..Retry::default() };
     assert_eq!(begin(&once, granted(1, 0, false)), Begin::Run { alone: false });
-    assert_eq!(reason(begin(&once, granted(2, 1, false))), Some((Reason::Crashed, FailedAttempt::VANISHED.to_owned())));
+    assert_eq!(reason(begin(&once, granted(2, 1, true))), Some((Reason::Crashed, FailedAttempt::VANISHED.to_owned())));
     let thrice = Retry::default();
     assert_eq!(
-        reason(begin(&thrice, granted(4, 1, false))),
+        reason(begin(&thrice, granted(4, 1, true))),
         Some((Reason::Crashed, FailedAttempt::VANISHED.to_owned()))
     );
 }
@@ -123,10 +123,10 @@ fn case_26_an_attempt_that_vanished_and_was_the_last_allowed_is_not_run_again() 
 #[test]
 fn limits_that_were_lowered_hold_for_what_waits_already() {
     let policy = Retry { attempts: 2, crashes: 2, ..Retry::default() };
-    assert_eq!(reason(begin(&policy, granted(3, 0, true))), Some((Reason::Exhausted, "Exhausted".to_owned())));
-    assert_eq!(reason(begin(&policy, granted(2, 2, true))), Some((Reason::Crashed, "Crashed".to_owned())));
+    assert_eq!(reason(begin(&policy, granted(3, 0, false))), Some((Reason::Exhausted, "Exhausted".to_owned())));
+    assert_eq!(reason(begin(&policy, granted(2, 2, false))), Some((Reason::Crashed, "Crashed".to_owned())));
     assert_eq!(
-        reason(begin(&policy, granted(2, 2, false))),
+        reason(begin(&policy, granted(2, 2, true))),
         Some((Reason::Crashed, FailedAttempt::VANISHED.to_owned()))
     );
 }
@@ -134,7 +134,7 @@ fn limits_that_were_lowered_hold_for_what_waits_already() {
 #[test]
 fn a_retry_that_waited_past_the_age_limit_is_not_begun_and_a_first_attempt_is() {
     let policy = Retry { max_age: Duration::from_secs(60), ..Retry::default() };
-    let old = |attempt| Granted { age: Duration::from_secs(61), ..granted(attempt, 0, true) };
+    let old = |attempt| Granted { age: Duration::from_secs(61), ..granted(attempt, 0, false) };
     assert_eq!(reason(begin(&policy, old(2))), Some((Reason::TooOld, "TooOld".to_owned())));
     assert_eq!(begin(&policy, old(1)), Begin::Run { alone: false });
 }
@@ -142,14 +142,14 @@ fn a_retry_that_waited_past_the_age_limit_is_not_begun_and_a_first_attempt_is() 
 #[test]
 fn what_may_have_killed_a_worker_has_no_neighbours() {
     let policy = Retry::default();
-    assert_eq!(begin(&policy, granted(2, 1, true)), Begin::Run { alone: true });
-    assert_eq!(begin(&policy, granted(3, 2, true)), Begin::Run { alone: true });
+    assert_eq!(begin(&policy, granted(2, 1, false)), Begin::Run { alone: true });
     assert_eq!(begin(&policy, granted(3, 2, false)), Begin::Run { alone: true });
-    assert_eq!(begin(&policy, granted(2, 1, false)), Begin::Run { alone: false }, "it only vanished, once");
+    assert_eq!(begin(&policy, granted(3, 2, true)), Begin::Run { alone: true });
+    assert_eq!(begin(&policy, granted(2, 1, true)), Begin::Run { alone: false }, "it only vanished, once");
     let last = Retry { attempts: 2, ..policy };
-    assert_eq!(begin(&last, granted(2, 1, false)), Begin::Run { alone: true }, "a neighbour's crash would be its end");
+    assert_eq!(begin(&last, granted(2, 1, true)), Begin::Run { alone: true }, "a neighbour's crash would be its end");
     let two = Retry { crashes: 2, ..policy };
-    assert_eq!(begin(&two, granted(2, 1, false)), Begin::Run { alone: true }, "a neighbour's crash would be its end");
+    assert_eq!(begin(&two, granted(2, 1, true)), Begin::Run { alone: true }, "a neighbour's crash would be its end");
 }
 
 fn durations() -> impl Strategy<Value = Duration> {
@@ -238,7 +238,7 @@ proptest! {
             prop_assert!(after <= backoff.max.max(asked));
             // What is parked within the limits may begin when it is due.
             let crashes = crashed.saturating_add(u32::from(matches!(outcome, Outcome::Crashed { .. })));
-            let granted = Granted { attempt: attempt + 1, crashes, age: age.saturating_add(after), resumed: true };
+            let granted = Granted { attempt: attempt + 1, crashes, age: age.saturating_add(after), vanished: false };
             let alone = crashes >= policy.crashes;
             if matches!(outcome, Outcome::Crashed { .. }) || !alone {
                 let begun = begin(&policy, granted);
@@ -250,13 +250,100 @@ proptest! {
     #[test]
     fn no_claim_over_a_limit_is_begun(
         attempts in counts(), crashes in counts(), attempt in counts(), crashed in counts(), age in durations(),
-        max_age in durations(), resumed in any::<bool>(),
+        max_age in durations(), vanished in any::<bool>(),
     ) {
         let policy = Retry { attempts, crashes, max_age, ..Retry::default() };
         // The one crash that a lower limit forgives is one that neighbours shared.
-        let allowed = if resumed { crashes.max(2) } else { crashes };
+        let allowed = if vanished { crashes } else { crashes.max(2) };
         let over = attempt > attempts || crashed >= allowed || (attempt > 1 && age > max_age);
-        let begun = matches!(begin(&policy, Granted { attempt, crashes: crashed, age, resumed }), Begin::Run { .. });
+        let begun = matches!(begin(&policy, Granted { attempt, crashes: crashed, age, vanished }), Begin::Run { .. });
         prop_assert_eq!(begun, !over);
+    }
+
+    #[test]
+    fn a_life_is_bounded_and_no_neighbour_ends_it(
+        attempts in 1u32..6, crashes in 1u32..6, mishaps in prop::collection::vec(mishap(), 0..30),
+    ) {
+        let policy = Retry { attempts, crashes, max_age: Duration::MAX, ..Retry::default() };
+        let mut life = Life { policy, attempt: 0, crashes: 0, vanished: false, runs: 0, fair: 0, own: 0, taken_along: 0 };
+        let end = mishaps.into_iter().find_map(|mishap| life.meets(mishap));
+        prop_assert!(life.runs <= attempts + 1, "{:?}", life);
+        prop_assert!(life.runs <= 1 || attempts > 1, "what may run once ran again: {:?}", life);
+        prop_assert!(life.taken_along <= 1, "after a crash it has no neighbours: {:?}", life);
+        if life.fair < attempts && life.own == 0 && attempts > 1 {
+            prop_assert_eq!(end, None, "it died of its neighbours: {:?}", life);
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Mishap {
+    /// Its handler fails.
+    Fails,
+    /// It kills its worker.
+    Kills,
+    /// A neighbour kills the worker, if it has one.
+    Neighbour,
+    /// Its dispatcher goes away.
+    Vanishes,
+}
+
+fn mishap() -> impl Strategy<Value = Mishap> {
+    prop_oneof![Just(Mishap::Fails), Just(Mishap::Kills), Just(Mishap::Neighbour), Just(Mishap::Vanishes)]
+}
+
+/// An invocation as the ledger counts it.
+#[derive(Debug)]
+struct Life {
+    policy: Retry,
+    attempt: u32,
+    crashes: u32,
+    vanished: bool,
+    runs: u32,
+    /// Attempts that ended by its own doing, or that nobody can say the end of.
+    fair: u32,
+    /// Of these, those that took the worker or the dispatcher along.
+    own: u32,
+    taken_along: u32,
+}
+
+impl Life {
+    /// One more attempt, which meets with this; what it dies of, if it does.
+    fn meets(&mut self, mishap: Mishap) -> Option<Reason> {
+        let granted =
+            Granted { attempt: self.attempt + 1, crashes: self.crashes, age: Duration::ZERO, vanished: self.vanished };
+        let alone = match begin(&self.policy, granted) {
+            Begin::Dead { reason, .. } => return Some(reason),
+            Begin::Run { alone } => alone,
+        };
+        (self.attempt, self.vanished, self.runs) = (self.attempt + 1, false, self.runs + 1);
+        let crash = Outcome::Crashed { error: ErrorInfo::new("Crashed", "signal 9") };
+        let (outcome, shared) = match mishap {
+            Mishap::Vanishes => {
+                (self.vanished, self.crashes) = (true, self.crashes + 1);
+                (self.fair, self.own) = (self.fair + 1, self.own + 1);
+                return None;
+            }
+            Mishap::Neighbour if !alone => {
+                self.taken_along += 1;
+                (crash, true)
+            }
+            Mishap::Kills => {
+                (self.fair, self.own) = (self.fair + 1, self.own + 1);
+                (crash, !alone)
+            }
+            Mishap::Fails | Mishap::Neighbour => {
+                self.fair += 1;
+                (retryable(None), false)
+            }
+        };
+        let ended = Ended { shared, ..ended(&outcome, self.attempt, self.crashes) };
+        match decide(&self.policy, ended) {
+            Next::Again { crashed, .. } => self.crashes += u32::from(crashed),
+            Next::Spare { .. } => (self.attempt, self.crashes) = (self.attempt - 1, self.crashes + 1),
+            Next::Dead { reason, .. } => return Some(reason),
+            other => panic!("{other:?}"),
+        }
+        None
     }
 }

@@ -102,6 +102,50 @@ pub async fn an_attempt_that_vanished_is_a_crash_and_is_remembered(subject: &Sub
     assert_eq!(subject.record("k").await.unwrap().failures.len(), 2);
 }
 
+pub async fn a_claim_says_whether_the_attempt_before_it_vanished(subject: &Subject) {
+    let first = subject.enter("a").await;
+    let claim = subject.run(&*first, "k", "x").await;
+    assert!(!claim.vanished, "it is the first");
+    // Parked, and claimed by its retry long after: whatever the fences are, its attempt has ended.
+    assert_eq!(subject.settle("k", claim.fence, crashed(Duration::ZERO)).await, Settled::Done);
+    let retry = ClaimRequest { resume: Some(claim.fence), ..request("k", "x") };
+    let claim = granted(subject.claim_all(&*first, &[retry]).await.remove(0));
+    assert_eq!((claim.attempt, claim.crashes, claim.vanished), (Attempt(2), 1, false));
+    drop(first);
+    let second = after_the_lease(subject, "b").await;
+    let claim = subject.run(&*second, "k", "x").await;
+    assert_eq!((claim.attempt, claim.crashes, claim.vanished), (Attempt(3), 2, true));
+    // Handed back unstarted, the one before is still the one that vanished; parked, it is not.
+    assert_eq!(subject.settle("k", claim.fence, Settlement::Released).await, Settled::Done);
+    let claim = subject.run(&*second, "k", "x").await;
+    assert!(claim.vanished, "{claim:?}");
+    assert_eq!(subject.settle("k", claim.fence, waiting(Duration::ZERO)).await, Settled::Done);
+    assert!(!subject.run(&*second, "k", "x").await.vanished);
+}
+
+pub async fn an_attempt_that_is_spared_costs_a_crash_and_no_attempt(subject: &Subject) {
+    let session = subject.enter("a").await;
+    let claim = subject.run(&*session, "k", "x").await;
+    assert_eq!(subject.settle("k", claim.fence, waiting(Duration::ZERO)).await, Settled::Done);
+    subject.drain().await;
+    let claim = subject.run(&*session, "k", "x").await;
+    let retry = outgoing(OutboxKind::Retry, "alone", HOUR);
+    let to = Settlement::Spared { error: failure(), retry };
+    assert_eq!(subject.settle("k", claim.fence, to.clone()).await, Settled::Done);
+    assert_eq!(subject.settle("k", claim.fence, to).await, Settled::AuthorityLost, "once");
+    let record = subject.record("k").await.unwrap();
+    assert_eq!((record.state, record.attempt, record.crashes), (crate::State::Waiting, Attempt(1), 1));
+    assert_eq!(record.error, Some(failure()));
+    let a = Some("a");
+    assert_eq!(shapes(&record.failures), [(0, 1, false, "Flaky", a), (0, 2, true, "Flaky", a)]);
+    assert!(subject.drain().await.is_empty(), "its retry waits");
+    let retry = ClaimRequest { resume: Some(claim.fence), ..request("k", "x") };
+    let claim = granted(subject.claim_all(&*session, &[retry]).await.remove(0));
+    assert_eq!((claim.attempt, claim.crashes, claim.vanished), (Attempt(2), 1, false));
+    let audit = subject.ledger.audit(0).await.unwrap();
+    assert_eq!(audit.differences, [], "the retry is known for its invocation's");
+}
+
 pub async fn an_interrupted_attempt_costs_nothing_and_the_fence_grows(subject: &Subject) {
     let interrupted = || ClaimRequest { interrupted: true, ..request("k", "x") };
     let first = subject.enter("a").await;

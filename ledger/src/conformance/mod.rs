@@ -37,6 +37,8 @@ use crate::{
 pub trait Testable: Ledger {
     /// Makes `by` pass for everything stored: leases, due times, expiry.
     async fn advance(&self, by: Duration) -> Result<(), Error>;
+    /// How the database would look for what was closed since now, in its own words.
+    async fn plan_of_closed_since(&self) -> Result<String, Error>;
 }
 
 /// An empty, migrated ledger.
@@ -202,7 +204,8 @@ macro_rules! conformance_tests {
     ($factory:path) => {
         $crate::conformance_tests! { @each $factory;
             tables: migrating_again_changes_nothing, tables_of_a_newer_program_are_refused,
-                listing_and_totals_follow_the_filters, an_unmigrated_ledger_says_so;
+                listing_and_totals_follow_the_filters, what_was_closed_is_found_without_reading_what_is_open,
+                an_unmigrated_ledger_says_so;
             nodes: a_live_nodes_name_is_taken, a_name_left_is_free_at_once,
                 case_05_a_new_incarnation_frees_its_predecessors_claims_at_once, a_superseded_session_is_told_so,
                 case_15_an_owner_without_a_live_lease_claims_nothing, leaving_frees_what_is_still_claimed;
@@ -235,6 +238,7 @@ macro_rules! conformance_tests {
                 a_purged_letter_that_is_buried_again_opens_with_its_message;
             history: failed_attempts_are_remembered_over_all_epochs, only_the_latest_failed_attempts_are_kept,
                 an_attempt_that_vanished_is_a_crash_and_is_remembered,
+                a_claim_says_whether_the_attempt_before_it_vanished, an_attempt_that_is_spared_costs_a_crash_and_no_attempt,
                 an_interrupted_attempt_costs_nothing_and_the_fence_grows,
                 a_letter_of_an_attempt_that_was_never_started_counts_none, an_error_with_any_text_is_settled;
             audits: the_books_of_a_system_at_work_balance, each_accepted_invocation_is_counted_once,

@@ -1,7 +1,8 @@
 //! Generated histories against a model in memory, shrunk when they fail.
 //!
-//! A history is a list of [`Step`]s: claims in batches by three nodes, settles of every kind with current and stale
-//! fences, crashes and returns of nodes, leases that lapse, clocks that jump, releases, redrives, sweeps. Each goes
+//! A history is a list of [`Step`]s: claims in batches by three nodes (of attempts that a node interrupted itself, too),
+//! settles of every kind with current and stale fences, crashes and returns of nodes, leases that lapse, clocks that jump,
+//! releases, redrives as they were and edited, purges, sweeps. Each goes
 //! through the real statements and through the model, which is [`crate::state::next`] over a map; after each, answers
 //! and rows must agree. Fences grow for ever, a sweep or not; the outbox holds what the model says, and nothing else.
 //!
@@ -15,8 +16,8 @@ use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner
 use weft_schemas::Epoch;
 
 use super::*;
-use crate::state::{Event, Facts, Illegal, next};
-use crate::{Redrive, Redriven, State};
+use crate::state::{Before, Event, Facts, Illegal, next, toll};
+use crate::{DeadLetterQuery, Redrive, Redriven, State};
 
 /// What `by` counts.
 const UNIT: Duration = Duration::from_secs(1000);
@@ -51,6 +52,11 @@ enum Step {
     Redrive {
         key: usize,
         older: bool,
+        edited: bool,
+    },
+    Purge {
+        key: usize,
+        older: bool,
     },
     Sweep,
     Relay,
@@ -61,6 +67,7 @@ struct Ask {
     key: usize,
     same_payload: bool,
     resume: Resume,
+    interrupted: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +88,7 @@ struct End {
 enum To {
     Succeeded { keep: i64, events: usize },
     Waiting { wait: i64, crashed: bool },
+    Spared { wait: i64 },
     Dead { crashed: bool },
     Released,
 }
@@ -92,14 +100,12 @@ fn distinct<T: Clone>(items: Vec<T>, key: impl Fn(&T) -> usize) -> Vec<T> {
 
 fn step() -> impl Strategy<Value = Step> {
     let resume = prop_oneof![4 => Just(Resume::No), 2 => Just(Resume::Current), 1 => Just(Resume::Stale)];
-    let ask = (0..KEYS, prop::bool::weighted(0.9), resume).prop_map(|(key, same_payload, resume)| Ask {
-        key,
-        same_payload,
-        resume,
-    });
+    let ask = (0..KEYS, prop::bool::weighted(0.9), resume, prop::bool::weighted(0.3));
+    let ask = ask.prop_map(|(key, same_payload, resume, interrupted)| Ask { key, same_payload, resume, interrupted });
     let to = prop_oneof![
         3 => (0i64..4, 0usize..3).prop_map(|(keep, events)| To::Succeeded { keep, events }),
         3 => (0i64..4, any::<bool>()).prop_map(|(wait, crashed)| To::Waiting { wait, crashed }),
+        1 => (0i64..4).prop_map(|wait| To::Spared { wait }),
         2 => any::<bool>().prop_map(|crashed| To::Dead { crashed }),
         2 => Just(To::Released),
     ];
@@ -113,7 +119,9 @@ fn step() -> impl Strategy<Value = Step> {
         9 => prop::collection::vec(end, 1..=KEYS)
             .prop_map(|ends| Step::Settle { ends: distinct(ends, |end| end.key) }),
         4 => (1i64..5).prop_map(|by| Step::Pass { by }),
-        3 => (0..KEYS, prop::bool::weighted(0.2)).prop_map(|(key, older)| Step::Redrive { key, older }),
+        3 => (0..KEYS, prop::bool::weighted(0.2), prop::bool::weighted(0.3))
+            .prop_map(|(key, older, edited)| Step::Redrive { key, older, edited }),
+        1 => (0..KEYS, prop::bool::weighted(0.2)).prop_map(|(key, older)| Step::Purge { key, older }),
         2 => Just(Step::Sweep),
         2 => Just(Step::Relay),
     ]
@@ -133,6 +141,8 @@ struct Row {
     due: i64,
     expires: i64,
     result: Option<String>,
+    /// The attempt that vanished last.
+    vanished: Option<u32>,
 }
 
 #[derive(Default)]
@@ -204,7 +214,8 @@ impl Run<'_> {
                 self.subject.ledger.advance(units(*by)).await.unwrap();
                 self.now += by;
             }
-            Step::Redrive { key, older } => self.redrive(*key, *older).await,
+            Step::Redrive { key, older, edited } => self.redrive(*key, *older, *edited).await,
+            Step::Purge { key, older } => self.purge(*key, *older).await,
             Step::Sweep => {
                 self.subject.ledger.sweep(1000).await.unwrap();
                 let now = self.now;
@@ -243,7 +254,7 @@ impl Run<'_> {
                     Resume::Current => Some(Fence(fence)),
                     Resume::Stale => Some(Fence(fence - 1)),
                 };
-                ClaimRequest { resume, ..request(&name(ask.key), data(ask)) }
+                ClaimRequest { resume, interrupted: ask.interrupted, ..request(&name(ask.key), data(ask)) }
             })
             .collect();
         let verdicts = self.subject.ledger.claim(&owner, &function(), &requests).await.unwrap();
@@ -296,6 +307,7 @@ impl Run<'_> {
             due: 0,
             expires: 0,
             result: None,
+            vanished: None,
         };
         let row = match self.rows.get(&ask.key) {
             None => fresh,
@@ -303,18 +315,28 @@ impl Run<'_> {
                 assert!(claim.fence.0 > row.fence);
                 match row.state {
                     State::Succeeded => Row { epoch: row.epoch, ..fresh },
-                    State::Claimed | State::Waiting | State::Dead => Row {
-                        attempt: row.attempt + 1,
-                        // What is taken over vanished with its dispatcher.
-                        crashes: row.crashes + u32::from(row.state == State::Claimed),
-                        epoch: row.epoch,
-                        first: row.first,
-                        ..fresh
-                    },
+                    State::Claimed | State::Waiting | State::Dead => {
+                        let before = match row.state {
+                            State::Claimed if ask.interrupted && row.owner.0 == node => Before::Interrupted,
+                            // What is taken over vanished with its dispatcher.
+                            State::Claimed => Before::Vanished,
+                            State::Waiting | State::Dead | State::Succeeded => Before::Parked,
+                        };
+                        let costs = toll(before);
+                        Row {
+                            attempt: row.attempt + u32::from(costs.attempt),
+                            crashes: row.crashes + u32::from(costs.crash),
+                            epoch: row.epoch,
+                            first: row.first,
+                            vanished: if costs.crash { Some(row.attempt) } else { row.vanished },
+                            ..fresh
+                        }
+                    }
                 }
             }
         };
         assert_eq!((claim.attempt.0, claim.crashes, claim.epoch.0), (row.attempt, row.crashes, row.epoch));
+        assert_eq!(claim.vanished, row.vanished.is_some_and(|vanished| vanished + 1 == row.attempt), "{claim:?}");
         let age = jiff::Timestamp::now().duration_since(claim.first_seen_at).as_secs();
         let unit = i64::try_from(UNIT.as_secs()).unwrap();
         assert_eq!(age.div_euclid(unit), self.now - row.first, "first seen {age} s ago");
@@ -329,7 +351,7 @@ impl Run<'_> {
             let row = self.rows.get(&end.key);
             let event = match end.to {
                 To::Succeeded { .. } => Event::Succeed { current: end.current },
-                To::Waiting { .. } => Event::Park { current: end.current },
+                To::Waiting { .. } | To::Spared { .. } => Event::Park { current: end.current },
                 To::Dead { .. } => Event::Bury { current: end.current },
                 To::Released => Event::Release { current: end.current },
             };
@@ -373,6 +395,15 @@ impl Run<'_> {
                     retry: outgoing(OutboxKind::Retry, &text, units(wait)),
                 }
             }
+            To::Spared { wait } => {
+                let text = text("alone");
+                if let Some(row) = row {
+                    (row.state, row.due) = (State::Waiting, self.now + wait);
+                    (row.attempt, row.crashes) = (row.attempt.saturating_sub(1), row.crashes + 1);
+                    self.outbox.push((self.now + wait, OutboxKind::Retry, text.clone()));
+                }
+                Settlement::Spared { error: failure(), retry: outgoing(OutboxKind::Retry, &text, units(wait)) }
+            }
             To::Dead { crashed } => {
                 let text = text("copy");
                 let (epoch, attempt) = row.as_ref().map_or((0, 1), |row| (row.epoch, row.attempt));
@@ -382,6 +413,7 @@ impl Run<'_> {
                     crashes: 0,
                     epoch: Epoch(epoch),
                     first_seen_at: jiff::Timestamp::UNIX_EPOCH,
+                    vanished: false,
                 };
                 if let Some(row) = row {
                     row.state = State::Dead;
@@ -403,13 +435,28 @@ impl Run<'_> {
         }
     }
 
-    async fn redrive(&mut self, key: usize, older: bool) {
+    /// The letter of the present epoch, or of the one before.
+    fn letter_of(&self, key: usize, older: bool) -> (u32, DeadLetterId) {
         let epoch = self.rows.get(&key).map_or(0, |row| row.epoch.saturating_sub(u32::from(older)));
-        let id = DeadLetterId::of_invocation(&function(), &Key::new(name(key)).unwrap(), Epoch(epoch));
+        (epoch, DeadLetterId::of_invocation(&function(), &Key::new(name(key)).unwrap(), Epoch(epoch)))
+    }
+
+    /// The message is thrown away; the invocation stays dead for good.
+    async fn purge(&mut self, key: usize, older: bool) {
+        let (epoch, id) = self.letter_of(key, older);
+        let open = self.letters.get_mut(&(key, epoch)).map(|open| std::mem::replace(open, false));
+        let purged = self.subject.ledger.purge(&[id], "op").await.unwrap();
+        assert_eq!(purged, u64::from(open == Some(true)), "purge of {key} in epoch {epoch}");
+    }
+
+    /// `edited`: another event leaves in its stead, and the invocation stays dead.
+    async fn redrive(&mut self, key: usize, older: bool, edited: bool) {
+        let (epoch, id) = self.letter_of(key, older);
         self.texts += 1;
         let text = format!("redrive {}", self.texts);
         let message = outgoing(OutboxKind::Redrive, &text, Duration::ZERO);
-        let redrive = Redrive { by: "op".to_owned(), message, successor: None };
+        let successor = edited.then(|| Key::new(format!("{}~{epoch}", name(key))).unwrap());
+        let redrive = Redrive { by: "op".to_owned(), message, successor };
         let answer = self.subject.ledger.redrive(&id, &redrive).await.unwrap();
         let expected = match self.letters.get_mut(&(key, epoch)) {
             None => Redriven::NotFound,
@@ -417,12 +464,13 @@ impl Run<'_> {
             Some(open) => {
                 *open = false;
                 self.outbox.push((self.now, OutboxKind::Redrive, text));
-                if let Some(row) = self.rows.get_mut(&key)
+                if let Some(row) = self.rows.get_mut(&key).filter(|_| !edited)
                     && row.epoch == epoch
                     && next(Some(row.state), Event::Redrive).is_ok()
                 {
                     (row.state, row.attempt, row.crashes) = (State::Waiting, 0, 0);
                     (row.epoch, row.due, row.first) = (row.epoch + 1, self.now, self.now);
+                    row.vanished = None;
                 }
                 Redriven::Done
             }
@@ -458,6 +506,12 @@ impl Run<'_> {
                 assert_eq!(record.result, row.result);
             }
         }
+        let open = self.subject.ledger.dead_letters(&DeadLetterQuery::default()).await.unwrap();
+        let mut open: Vec<_> =
+            open.iter().map(|record| (record.letter.key.clone().unwrap().to_string(), record.letter.epoch.0)).collect();
+        open.sort();
+        let expected = self.letters.iter().filter(|(_, open)| **open).map(|((key, epoch), _)| (name(*key), *epoch));
+        assert_eq!(open, expected.collect::<Vec<_>>(), "open letters");
     }
 
     /// In the end the outbox is empty, once everything in it is due.

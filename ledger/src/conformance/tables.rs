@@ -29,7 +29,7 @@ pub async fn tables_of_a_newer_program_are_refused(subject: &Subject) {
     };
     subject.joiner().run_script(raise).await.unwrap();
     for result in [subject.ledger.migrate().await.map(drop), subject.ledger.check().await] {
-        assert!(matches!(result, Err(Error::Newer { found: 99, known: 2 })), "{result:?}");
+        assert!(matches!(result, Err(Error::Newer { found: 99, known: 3 })), "{result:?}");
     }
 }
 
@@ -41,7 +41,7 @@ pub async fn an_unmigrated_ledger_says_so(subject: &Subject) {
     };
     subject.joiner().run_script(drop_all).await.unwrap();
     let result = subject.ledger.check().await;
-    assert!(matches!(result, Err(Error::Older { found: 0, needed: 2 })), "{result:?}");
+    assert!(matches!(result, Err(Error::Older { found: 0, needed: 3 })), "{result:?}");
     let result = subject.ledger.next_due().await;
     assert!(matches!(result, Err(Error::Older { .. })), "{result:?}");
 }
@@ -105,6 +105,31 @@ pub async fn case_20_the_sweep_is_bounded_and_takes_expired_successes_only(subje
     }
 }
 
+pub async fn what_was_closed_is_found_without_reading_what_is_open(subject: &Subject) {
+    let sqlite = subject.url.starts_with("sqlite:");
+    let (table, time, numbers) = if sqlite {
+        let numbers =
+            "(WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < 20000) SELECT n FROM r)";
+        ("dead_letter", "1700000000000000", numbers)
+    } else {
+        ("weft.dead_letter", "now()", "(SELECT n FROM generate_series(1, 20000) AS r(n))")
+    };
+    // One in a thousand is closed, half of them by a purge.
+    let script = format!(
+        "INSERT INTO {table} (id, function, epoch, reason, buried_at, arrivals, copied, letter, redriven_at, purged_at)
+         SELECT 'l' || n, 'create-order', 0, 'exhausted', {time}, 1, 1, '',
+                CASE WHEN n % 2000 = 0 THEN {time} END, CASE WHEN n % 2000 = 1000 THEN {time} END
+         FROM {numbers} AS numbers;
+         ANALYZE {table};"
+    );
+    let script = if sqlite { script.replace("1, 1, ''", "1, 1, x''") } else { script };
+    subject.joiner().run_script(&script).await.unwrap();
+    let plan = subject.ledger.plan_of_closed_since().await.unwrap();
+    assert!(plan.contains("dead_letter_closed"), "{plan}");
+    let closed = subject.ledger.closed_since(jiff::Timestamp::UNIX_EPOCH).await.unwrap();
+    assert_eq!(closed.functions, [function()]);
+}
+
 /// A ledger with the tables of version 1 alone.
 async fn first_version(subject: &Subject) -> (String, Joiner) {
     let (url, script) = if subject.url.starts_with("sqlite:") {
@@ -130,6 +155,7 @@ pub async fn rows_of_the_first_version_are_read_out_by_the_second(subject: &Subj
         crashes: 0,
         epoch: weft_schemas::Epoch(0),
         first_seen_at: jiff::Timestamp::UNIX_EPOCH,
+        vanished: false,
     };
     let (died, never) = (letter("dead", &claim, Reason::Exhausted), refused("a"));
     for (key, state) in [("dead", "dead"), ("claimed", "claimed")] {

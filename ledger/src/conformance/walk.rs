@@ -170,8 +170,14 @@ async fn perform(
             Settled::AuthorityLost => Err(state::Illegal::AuthorityLost),
         }
     };
-    let placeholder =
-        Claim { fence, attempt: Attempt(1), crashes: 0, epoch: Epoch(0), first_seen_at: jiff::Timestamp::UNIX_EPOCH };
+    let placeholder = Claim {
+        fence,
+        attempt: Attempt(1),
+        crashes: 0,
+        epoch: Epoch(0),
+        first_seen_at: jiff::Timestamp::UNIX_EPOCH,
+        vanished: false,
+    };
     match act {
         Act::Claim { same_payload, resumes, interrupted } => {
             let data = if same_payload { "x" } else { "y" };

@@ -28,6 +28,7 @@ use crate::{Claim, ClaimRequest, Error, FailedAttempt, Owner, Verdict};
 /// - $7 holds keys whose earlier claim by this very owner got no answer; no attempt was started for them. $8 holds keys
 ///   whose attempt this node cancelled itself. Neither counts an attempt: see [`crate::state::toll`].
 /// - Any other claim that is taken over vanished with its dispatcher, which the row remembers as a failed attempt.
+/// - Whether the attempt before vanished is read from the row's latest failed attempt: `$9` is its kind.
 /// - `xmax` of a row that was inserted rather than updated is zero.
 pub(super) const CLAIM: &str = "
     WITH granted AS (
@@ -80,13 +81,16 @@ pub(super) const CLAIM: &str = "
                                          OR (n.incarnation = i.incarnation AND n.lease_until <= statement_timestamp())
                                      FROM weft.node n WHERE n.id = i.owner)
                 ELSE false END)
-        RETURNING i.key, i.fence, i.attempt, i.crashes, i.epoch, i.first_seen_at, i.xmax = 0 AS fresh
+        RETURNING i.key, i.fence, i.attempt, i.crashes, i.epoch, i.first_seen_at, i.xmax = 0 AS fresh,
+            coalesce((i.failures -> -1 ->> 'kind') = $9
+                     AND (i.failures -> -1 ->> 'epoch')::int = i.epoch
+                     AND (i.failures -> -1 ->> 'attempt')::int = i.attempt - 1, false) AS vanished
     ), counted AS (
         INSERT INTO weft.tally AS t (function, node, accepted)
         SELECT $1, $2, count(*) FROM granted WHERE fresh HAVING count(*) > 0
         ON CONFLICT (function, node) DO UPDATE SET accepted = t.accepted + excluded.accepted
     )
-    SELECT key, fence, attempt, crashes, epoch, first_seen_at FROM granted";
+    SELECT key, fence, attempt, crashes, epoch, first_seen_at, vanished FROM granted";
 
 /// What stands in the way of the rest. The sub-select is there for the plan: see the settle.
 pub(super) const LOOK: &str = "
@@ -249,6 +253,7 @@ fn read_claim(row: &sqlx::postgres::PgRow) -> sqlx::Result<(String, Result<Claim
     let (attempt, crashes, epoch): (i32, i32, i32) =
         (row.try_get("attempt")?, row.try_get("crashes")?, row.try_get("epoch")?);
     let (fence, first_seen_at): (i64, Instant) = (row.try_get("fence")?, row.try_get("first_seen_at")?);
+    let vanished = row.try_get("vanished")?;
     let claim = || {
         Ok(Claim {
             fence: Fence(fence),
@@ -256,6 +261,7 @@ fn read_claim(row: &sqlx::postgres::PgRow) -> sqlx::Result<(String, Result<Claim
             crashes: count("crashes", crashes)?,
             epoch: Epoch(count("an epoch", epoch)?),
             first_seen_at: first_seen_at.0,
+            vanished,
         })
     };
     Ok((row.try_get("key")?, claim()))

@@ -9,10 +9,10 @@ use super::instant::Instant;
 use crate::codec::corrupt;
 use crate::{ClosedSince, Error};
 
-/// The time is taken before the letters are looked at.
-const SINCE: &str = "
+/// The time is taken before the letters are looked at. The condition is the one of the index `dead_letter_closed`.
+pub(super) const SINCE: &str = "
     SELECT statement_timestamp() AS at, ARRAY(
-        SELECT DISTINCT function FROM weft.dead_letter WHERE redriven_at >= $1 OR purged_at >= $1 ORDER BY function
+        SELECT DISTINCT function FROM weft.dead_letter WHERE coalesce(redriven_at, purged_at) >= $1 ORDER BY function
     ) AS functions";
 
 const CLOSED: &str = "

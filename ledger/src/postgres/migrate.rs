@@ -7,9 +7,10 @@ use crate::Error;
 use crate::letter::{read_out, whose};
 
 /// Every migration, oldest first. A released one is never edited.
-const MIGRATIONS: [(i64, &str); 2] = [
+const MIGRATIONS: [(i64, &str); 3] = [
     (1, include_str!("../../migrations/postgres/0001_ledger.sql")),
     (2, include_str!("../../migrations/postgres/0002_failures.sql")),
+    (3, include_str!("../../migrations/postgres/0003_closed.sql")),
 ];
 
 /// The version that this program knows.

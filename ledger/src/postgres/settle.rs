@@ -24,8 +24,8 @@ use crate::{Error, OutboxMessage, Settle, Settled, Settlement};
 pub(super) const SETTLE: &str = "
     WITH done AS (
         UPDATE weft.invocation AS i SET
-            state = CASE r.action WHEN 'released' THEN 'waiting' ELSE r.action END,
-            attempt = CASE r.action WHEN 'released' THEN greatest(i.attempt - 1, 0)
+            state = CASE WHEN r.action IN ('released', 'spared') THEN 'waiting' ELSE r.action END,
+            attempt = CASE WHEN r.action IN ('released', 'spared') THEN greatest(i.attempt - 1, 0)
                                     ELSE least(i.attempt, r.attempts) END,
             crashes = i.crashes + (r.crashed AND i.attempt <= coalesce(r.attempts, i.attempt))::int,
             failures = CASE
@@ -151,6 +151,11 @@ impl<'a> Columns<'a> {
                 (error, crash, due) = (Some(failure), *crashed, Some(micros(retry.due_in)));
                 self.outbox.push(n, Some(key), retry)?;
                 "waiting"
+            }
+            Settlement::Spared { error: failure, retry } => {
+                (error, crash, due) = (Some(failure), true, Some(micros(retry.due_in)));
+                self.outbox.push(n, Some(key), retry)?;
+                "spared"
             }
             Settlement::Dead { letter, copy } => {
                 (error, crash) = (Some(&letter.error), letter.reason == Reason::Crashed);

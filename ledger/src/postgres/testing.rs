@@ -7,6 +7,7 @@ use sqlx::Row;
 
 use super::Postgres;
 use super::claim::{CLAIM, LOOK};
+use super::closed::SINCE;
 use super::settle::SETTLE;
 use crate::Error;
 use crate::codec::micros;
@@ -28,6 +29,14 @@ impl Testable for Postgres {
             sqlx::query(statement).bind(micros(by)).execute(&self.general).await.map_err(self.map("move the clock"))?;
         }
         Ok(())
+    }
+
+    async fn plan_of_closed_since(&self) -> Result<String, Error> {
+        let failed = self.map("explain a statement");
+        let explain = format!("EXPLAIN {}", SINCE.replace("$1", "now()"));
+        let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(explain)).fetch_all(&self.general).await.map_err(&failed)?;
+        let lines: sqlx::Result<Vec<String>> = rows.iter().map(|row| row.try_get(0)).collect();
+        Ok(lines.map_err(&failed)?.join("\n"))
     }
 }
 

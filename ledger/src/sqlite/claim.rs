@@ -56,7 +56,10 @@ const CLAIM: &str = "
                                               OR (n.incarnation = i.incarnation AND n.lease_until <= ?6)
                                           FROM node n WHERE n.id = i.owner), false)
             ELSE false END)
-    RETURNING fence, attempt, crashes, epoch, first_seen_at";
+    RETURNING fence, attempt, crashes, epoch, first_seen_at,
+        coalesce(json_extract(failures, '$[#-1].kind') = ?10
+                 AND json_extract(failures, '$[#-1].epoch') = epoch
+                 AND json_extract(failures, '$[#-1].attempt') = attempt - 1, false) AS vanished";
 
 /// SQLite does not tell an insert from an update, but within the write lock the rows of before can be asked for.
 const KNOWN: &str = "SELECT EXISTS (SELECT 1 FROM invocation WHERE function = ?1 AND key = ?2)";
@@ -165,6 +168,7 @@ fn read_claim(row: &SqliteRow) -> sqlx::Result<Result<Claim, Error>> {
     let (attempt, crashes, epoch): (i64, i64, i64) =
         (row.try_get("attempt")?, row.try_get("crashes")?, row.try_get("epoch")?);
     let (fence, first_seen_at): (i64, i64) = (row.try_get("fence")?, row.try_get("first_seen_at")?);
+    let vanished = row.try_get("vanished")?;
     let claim = || {
         Ok(Claim {
             fence: Fence(fence),
@@ -172,6 +176,7 @@ fn read_claim(row: &SqliteRow) -> sqlx::Result<Result<Claim, Error>> {
             crashes: count("crashes", crashes)?,
             epoch: Epoch(count("an epoch", epoch)?),
             first_seen_at: timestamp(first_seen_at)?,
+            vanished,
         })
     };
     Ok(claim())

@@ -11,8 +11,8 @@ use crate::{Error, OutboxMessage, Settle, Settled, Settlement};
 /// ?12 is how many attempts a dead letter counts: less than the row's own attempt means that this one never started.
 const SETTLE: &str = "
     UPDATE invocation AS i SET
-        state = CASE ?4 WHEN 'released' THEN 'waiting' ELSE ?4 END,
-        attempt = CASE ?4 WHEN 'released' THEN max(attempt - 1, 0) ELSE min(attempt, coalesce(?12, attempt)) END,
+        state = CASE WHEN ?4 IN ('released', 'spared') THEN 'waiting' ELSE ?4 END,
+        attempt = CASE WHEN ?4 IN ('released', 'spared') THEN max(attempt - 1, 0) ELSE min(attempt, coalesce(?12, attempt)) END,
         crashes = crashes + (?9 AND attempt <= coalesce(?12, attempt)),
         failures = CASE
             WHEN ?7 IS NULL OR attempt > coalesce(?12, attempt) THEN failures
@@ -72,7 +72,7 @@ impl<'a> Row<'a> {
     fn of(settle: &'a Settle) -> Result<Self, Error> {
         let (messages, letter): (&[OutboxMessage], _) = match &settle.to {
             Settlement::Succeeded { outbox, .. } => (outbox, None),
-            Settlement::Waiting { retry, .. } => (std::slice::from_ref(retry), None),
+            Settlement::Waiting { retry, .. } | Settlement::Spared { retry, .. } => (std::slice::from_ref(retry), None),
             Settlement::Dead { letter, copy } => (std::slice::from_ref(copy), Some((letter.as_ref(), encode(letter)?))),
             Settlement::Released => (&[], None),
         };
@@ -92,6 +92,10 @@ impl<'a> Row<'a> {
             Settlement::Waiting { error: failure, crashed: crash, retry } => {
                 (error, crashed, due) = (Some(failure), *crash, Some(at + micros(retry.due_in)));
                 "waiting"
+            }
+            Settlement::Spared { error: failure, retry } => {
+                (error, crashed, due) = (Some(failure), true, Some(at + micros(retry.due_in)));
+                "spared"
             }
             Settlement::Dead { letter, .. } => {
                 (error, crashed) = (Some(&letter.error), letter.reason == Reason::Crashed);
@@ -138,7 +142,9 @@ impl<'a> Row<'a> {
                 .await?;
         }
         let whose = match self.settle.to {
-            Settlement::Waiting { .. } | Settlement::Dead { .. } => Some((function, Some(&self.settle.key))),
+            Settlement::Waiting { .. } | Settlement::Spared { .. } | Settlement::Dead { .. } => {
+                Some((function, Some(&self.settle.key)))
+            }
             Settlement::Succeeded { .. } | Settlement::Released => None,
         };
         post(connection, at, whose, &self.outbox).await?;

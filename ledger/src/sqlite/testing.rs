@@ -1,10 +1,13 @@
-//! For tests only: moving the ledger's clock.
+//! For tests only: moving the ledger's clock, and looking at plans.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+use sqlx::Row;
+
 use super::Sqlite;
+use super::closed::SINCE;
 use crate::Error;
 use crate::codec::micros;
 use crate::conformance::Testable;
@@ -22,5 +25,14 @@ impl Testable for Sqlite {
             sqlx::query(statement).bind(micros(by)).execute(&mut *writer).await.map_err(self.map("move the clock"))?;
         }
         Ok(())
+    }
+
+    async fn plan_of_closed_since(&self) -> Result<String, Error> {
+        let failed = self.map("explain a statement");
+        let explain = format!("EXPLAIN QUERY PLAN {SINCE}");
+        let rows =
+            sqlx::query(sqlx::AssertSqlSafe(explain)).bind(0i64).fetch_all(&self.readers).await.map_err(&failed)?;
+        let lines: sqlx::Result<Vec<String>> = rows.iter().map(|row| row.try_get("detail")).collect();
+        Ok(lines.map_err(&failed)?.join("\n"))
     }
 }

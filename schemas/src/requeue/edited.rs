@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::{REDRIVEN_AS_HEADER, REDRIVEN_FROM_HEADER, redrive_message, redriven_as};
+use super::{KEY_HEADER, REDRIVEN_AS_HEADER, REDRIVEN_FROM_HEADER, redrive_message, redriven_as};
 use crate::event::DecodeError;
 use crate::{DeadLetter, DeadLetterId, Event, HeaderValue, Key, Message};
 
@@ -54,6 +54,7 @@ pub fn edited_message(letter: &DeadLetter, prefix: &str, body: Bytes) -> Result<
     let old = letter.key.clone().or_else(|| redriven_as(&letter.message));
     let key = successor(old.map(String::from).as_deref(), &letter.id, Key::MAX_BYTES);
     let key = Key::new(key).map_err(|error| DecodeError::Undecodable { what: error.to_string() })?;
+    message.headers.remove(KEY_HEADER);
     message.headers.insert(REDRIVEN_AS_HEADER.to_owned(), HeaderValue::from(key.as_str()));
     message.headers.insert(REDRIVEN_FROM_HEADER.to_owned(), HeaderValue::from(letter.id.0.as_str()));
     Ok(Edited { message, key, event_id: event.id })

@@ -27,6 +27,8 @@ pub struct Row {
     pub digest: Digest,
     pub due_ms: u64,
     pub first_ms: u64,
+    /// The attempt that vanished last.
+    pub vanished: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -124,9 +126,14 @@ impl Books {
             digest: request.digest,
             due_ms: 0,
             first_ms: now_ms,
+            vanished: None,
         });
         // Taking one's own claim back counts no attempt.
         if !(row.state == State::Claimed && row.owner == (who, incarnation)) {
+            if row.state == State::Claimed {
+                // Its attempt has no outcome.
+                (row.vanished, row.crashes) = (Some(row.attempt), row.crashes + 1);
+            }
             row.attempt += 1;
         }
         row.state = State::Claimed;
@@ -141,6 +148,7 @@ impl Books {
             crashes: row.crashes,
             epoch: Epoch(row.epoch),
             first_seen_at: wall(row.first_ms),
+            vanished: row.vanished.is_some_and(|vanished| vanished + 1 == row.attempt),
         }
     }
 
@@ -169,6 +177,12 @@ impl Books {
             Settlement::Waiting { crashed, retry, .. } => {
                 row.state = State::Waiting;
                 row.crashes += u32::from(*crashed);
+                row.due_ms = now_ms + millis(retry.due_in);
+                self.post(retry);
+            }
+            Settlement::Spared { retry, .. } => {
+                row.state = State::Waiting;
+                (row.attempt, row.crashes) = (row.attempt.saturating_sub(1), row.crashes + 1);
                 row.due_ms = now_ms + millis(retry.due_in);
                 self.post(retry);
             }
@@ -207,7 +221,7 @@ impl Books {
             && let Some(row) = self.rows.get_mut(key)
             && row.state == State::Dead
         {
-            (row.state, row.attempt, row.crashes) = (State::Waiting, 0, 0);
+            (row.state, row.attempt, row.crashes, row.vanished) = (State::Waiting, 0, 0, None);
             (row.epoch, row.due_ms, row.first_ms) = (row.epoch + 1, self.now_ms, self.now_ms);
         }
         let message = requeue::redrive_message(letter, "weft");

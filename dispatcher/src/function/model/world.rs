@@ -1,6 +1,11 @@
 //! A dispatcher's surroundings in small: a queue, a ledger, workers, a lease, and another dispatcher. What the loop says
 //! is checked as it is done.
 
+mod ends;
+mod rival;
+mod statements;
+mod workers;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
@@ -65,7 +70,10 @@ struct Run {
 
 pub struct World {
     function: Arc<Function>,
+    /// What the function asks of an event, at first and by a manifest that was changed since.
     admission: Admission,
+    stricter: Admission,
+    changed: bool,
     core: Core,
     mono: Instant,
     step: u64,
@@ -121,10 +129,15 @@ impl World {
         let manifest = Manifest::parse(text, Path::new("/")).unwrap();
         let function = Arc::new(manifest.functions.values().next().unwrap().clone());
         let admission = Admission::new(Arc::clone(&function)).unwrap();
+        // One of the two payloads is too large for it.
+        let most = message(0, true).body.len() as u64;
+        let less = Arc::new(Function { max_event_bytes: most, ..function.as_ref().clone() });
         let mut world = Self {
             core: core(&function, &admission),
             function,
             admission,
+            stricter: Admission::new(less).unwrap(),
+            changed: false,
             mono: Instant::now(),
             step: 0,
             owner: None,
@@ -264,6 +277,7 @@ impl World {
         assert!(known || lettered, "{:?} is acked and nothing stands for it: {:?}", held.of, self.books.rows);
     }
 
+    /// Which event it is, whatever the manifest says of it by now.
     fn of(&self, message: &Message) -> Option<(Key, Digest)> {
         let admitted = self.admission.admit(message.clone(), true, self.now().wall).ok()?;
         Some((admitted.key, admitted.digest))
@@ -300,6 +314,10 @@ impl World {
             Step::RivalCrashes => self.rival_crashes(),
             Step::Redrive { which } => self.books.redrive(usize::from(which), &self.function.name),
             Step::Crash => self.crash(),
+            Step::Change => {
+                self.changed = !self.changed;
+                self.crash();
+            }
             Step::Drain => {
                 self.draining = true;
                 self.hand(Input::Drain);
@@ -354,320 +372,10 @@ impl World {
         self.queue.extend(due.into_iter().map(|(_, message)| (message, false)));
     }
 
-    fn execute(&mut self, which: u8) {
-        let mut waiting: Vec<&mut Pending> =
-            self.pending.iter_mut().filter(|pending| pending.answer.is_none()).collect();
-        let Some(at) = usize::from(which).checked_rem(waiting.len()) else { return };
-        let pending = &mut waiting[at];
-        pending.answer = Some(match &pending.ask {
-            Ask::Claim(owner, requests) => {
-                let books = &mut self.books;
-                let claim = |request: &ClaimRequest| {
-                    let retake = books.doubts.contains(&request.key);
-                    books.claim(Who::Us, owner.incarnation, request, retake)
-                };
-                Answer::Claim(requests.iter().map(claim).collect())
-            }
-            Ask::Settle(settles) => Answer::Settle(settles.iter().map(|settle| self.books.settle(settle)).collect()),
-            Ask::Bury(burials) => {
-                burials.iter().for_each(|burial| self.books.bury(&burial.letter));
-                Answer::Bury
-            }
-        });
-        self.note_settled();
-    }
-
-    fn note_settled(&mut self) {
-        for (key, row) in &self.books.rows {
-            if row.state != State::Claimed {
-                self.settled.insert(key.clone(), self.step);
-            }
-        }
-    }
-
-    fn answer(&mut self, which: u8) {
-        let done: Vec<usize> = (0..self.pending.len()).filter(|&at| self.pending[at].answer.is_some()).collect();
-        let Some(at) = usize::from(which).checked_rem(done.len()) else { return };
-        let Pending { ask, answer } = self.pending.remove(done[at]);
-        let input = match (ask, answer) {
-            (Ask::Claim(_, requests), Some(Answer::Claim(verdicts))) => {
-                self.books.doubts.retain(|key| requests.iter().all(|request| request.key != *key));
-                let keys = requests.into_iter().map(|request| request.key).collect();
-                Input::Claimed { keys, result: Ok(verdicts) }
-            }
-            (Ask::Settle(settles), Some(Answer::Settle(settled))) => {
-                Input::Settled { keys: settles.into_iter().map(|settle| settle.key).collect(), result: Ok(settled) }
-            }
-            (Ask::Bury(burials), _) => Input::Buried { burials, result: Ok(()) },
-            (ask, answer) => panic!("{ask:?} and {answer:?}"),
-        };
-        self.hand(input);
-    }
-
-    /// A statement that is not answered: before it ran, or after.
-    fn fail(&mut self, which: u8, executed: bool) {
-        let Some(at) = usize::from(which).checked_rem(self.pending.len()) else { return };
-        if executed && self.pending[at].answer.is_none() {
-            let pending = self.pending.remove(at);
-            self.pending.push(pending);
-            let waiting = self.pending.iter().filter(|pending| pending.answer.is_none()).count();
-            self.execute(u8::try_from(waiting - 1).unwrap());
-        }
-        let at = if executed { self.pending.len() - 1 } else { at };
-        let lost = || weft_ledger::Error::Unavailable { address: "x".to_owned(), source: "gone".into() };
-        let input = match self.pending.remove(at).ask {
-            Ask::Claim(_, requests) => {
-                let keys: Vec<Key> = requests.into_iter().map(|request| request.key).collect();
-                self.books.doubts.extend(keys.iter().cloned());
-                Input::Claimed { keys, result: Err(lost()) }
-            }
-            Ask::Settle(settles) => {
-                let keys = settles.into_iter().map(|settle| settle.key).collect();
-                Input::Settled { keys, result: Err(lost()) }
-            }
-            Ask::Bury(burials) => Input::Buried { burials, result: Err(lost()) },
-        };
-        self.hand(input);
-    }
-
-    fn ready(&mut self, which: u8) {
-        let starting: Vec<WorkerId> = self.workers.iter().filter(|(_, worker)| !worker.up).map(|(&id, _)| id).collect();
-        let Some(at) = usize::from(which).checked_rem(starting.len()) else { return };
-        self.workers.get_mut(&starting[at]).unwrap().up = true;
-        let ready = FromWorker::Ready { handlers: vec!["f".to_owned()], init: Duration::ZERO };
-        self.hand(Input::Worker(starting[at], ready));
-    }
-
-    fn finish(&mut self, which: u8, end: End) {
-        let running: Vec<(WorkerId, InvocationId)> = self
-            .workers
-            .iter()
-            .flat_map(|(&worker, process)| process.running.keys().map(move |&id| (worker, id)))
-            .collect();
-        let Some(at) = usize::from(which).checked_rem(running.len()) else { return };
-        let (worker, id) = running[at];
-        let run = self.workers.get_mut(&worker).unwrap().running.remove(&id).unwrap();
-        let outcome = match end {
-            End::Committed if self.books.commit(&run.key, run.fence) => Outcome::Committed { result: Bytes::new() },
-            End::Committed => Outcome::Superseded,
-            _ if run.cancelled => Outcome::Superseded,
-            End::Succeeded => Outcome::Succeeded { result: Bytes::new() },
-            End::Retry => Outcome::Retry { error: error(), after_ms: None },
-            End::Failed => Outcome::Failed { error: error() },
-            End::TimedOut => Outcome::TimedOut,
-            End::Drained => Outcome::Drained,
-        };
-        self.note_settled();
-        let from = FromWorker::Outcome { id, outcome, emits: Vec::new(), entered_us: None };
-        self.hand(Input::Worker(worker, from));
-    }
-
-    /// A worker goes away; what it ran may have committed and not been told.
-    fn die(&mut self, which: u8, committed: bool) {
-        let Some(at) = usize::from(which).checked_rem(self.workers.len()) else { return };
-        let (&id, process) = self.workers.iter().nth(at).unwrap();
-        if committed {
-            let runs: Vec<(Key, Fence)> = process.running.values().map(|run| (run.key.clone(), run.fence)).collect();
-            for (key, fence) in runs {
-                self.books.commit(&key, fence);
-            }
-            self.note_settled();
-        }
-        let ready = self.workers.remove(&id).unwrap().up;
-        let ending = Ending { ready, how: How::Signalled(9), stderr_tail: String::new() };
-        self.hand(Input::Worker(id, FromWorker::Gone(ending)));
-    }
-
     fn pass(&mut self, ms: u64) {
         self.books.now_ms += ms;
         if self.core.next_timer().is_some_and(|at| at <= self.now().mono) {
             self.hand(Input::Tick);
         }
-    }
-
-    fn reenter(&mut self) {
-        if self.owner.is_none() {
-            self.books.us.incarnation += 1;
-            self.books.us.live = true;
-            self.own();
-        }
-    }
-
-    /// The broker's connection is made anew: it has everything back that was not acked, and the loop is not told.
-    fn reconnect(&mut self) {
-        self.generation += 1;
-        for (_, held) in std::mem::take(&mut self.held) {
-            self.queue.push_back((held.message, true));
-        }
-    }
-
-    fn rival_takes(&mut self) {
-        let Some((message, _)) = self.queue.pop_front() else { return };
-        let Ok(admitted) = self.admission.admit(message.clone(), true, self.now().wall) else {
-            self.queue.push_back((message, true));
-            return;
-        };
-        let request = ClaimRequest {
-            key: admitted.key.clone(),
-            digest: admitted.digest,
-            resume: admitted.resume,
-            interrupted: false,
-        };
-        let incarnation = self.books.rival.incarnation;
-        match self.books.claim(Who::Rival, incarnation, &request, false) {
-            Verdict::Run(claim) => self.rival.push((admitted.key, claim.fence, message)),
-            Verdict::Busy { .. } => self.queue.push_back((message, true)),
-            Verdict::Replay { .. } | Verdict::Deferred { .. } | Verdict::Dead => {}
-            Verdict::Mismatch => {
-                let id = DeadLetterId::of_message(&self.function.name, Reason::Mismatch, &message);
-                let letter = self.letter(id, admitted.key, requeue::epoch(&message), message);
-                self.books.bury(&DeadLetter { reason: Reason::Mismatch, ..letter });
-            }
-        }
-    }
-
-    fn letter(&self, id: DeadLetterId, key: Key, epoch: Epoch, message: Message) -> DeadLetter {
-        let at = self.now().wall;
-        DeadLetter {
-            id,
-            function: self.function.name.clone(),
-            key: Some(key),
-            epoch,
-            reason: Reason::Terminal,
-            error: error(),
-            attempts: weft_schemas::Attempt(1),
-            first_at: at,
-            last_at: at,
-            trace_id: None,
-            message,
-        }
-    }
-
-    fn rival_ends(&mut self, which: u8, end: RivalEnd, acks: bool) {
-        let Some(at) = usize::from(which).checked_rem(self.rival.len()) else { return };
-        let (key, fence, message) = self.rival.remove(at);
-        let to = match end {
-            RivalEnd::Succeeds => {
-                Settlement::Succeeded { result: Bytes::new(), keep: Duration::from_secs(1), outbox: Vec::new() }
-            }
-            RivalEnd::Retries => {
-                let retry = requeue::retry_message(&message, "weft", &self.function.name, fence);
-                let due_in = Duration::from_secs(5);
-                let retry = OutboxMessage { kind: OutboxKind::Retry, due_in, message: retry };
-                Settlement::Waiting { error: error(), crashed: false, retry }
-            }
-            RivalEnd::Dies => {
-                let epoch = Epoch(self.books.rows[&key].epoch);
-                let id = DeadLetterId::of_invocation(&self.function.name, &key, epoch);
-                let letter = Box::new(self.letter(id, key.clone(), epoch, message.clone()));
-                let copy =
-                    OutboxMessage { kind: OutboxKind::DeadLetter, due_in: Duration::ZERO, message: message.clone() };
-                Settlement::Dead { letter, copy }
-            }
-            RivalEnd::Releases => Settlement::Released,
-        };
-        let done = self.books.settle(&Settle { key, fence, to });
-        if !(acks && done == Settled::Done && end != RivalEnd::Releases) {
-            self.queue.push_back((message, true));
-        }
-    }
-
-    fn rival_crashes(&mut self) {
-        self.books.rival.incarnation += 1;
-        for (_, _, message) in std::mem::take(&mut self.rival) {
-            self.queue.push_back((message, true));
-        }
-    }
-
-    /// Kill -9 of the dispatcher: its workers go with it, and statements under way may have run.
-    fn crash(&mut self) {
-        self.workers.clear();
-        self.pending.clear();
-        self.reconnect();
-        self.restart();
-    }
-
-    fn restart(&mut self) {
-        self.books.us.incarnation += 1;
-        self.books.us.live = true;
-        self.books.doubts.clear();
-        self.core = core(&self.function, &self.admission);
-        (self.draining, self.ended, self.stopped) = (false, false, false);
-        self.own();
-    }
-
-    fn end_deliveries(&mut self) {
-        if self.draining && !self.ended {
-            self.ended = true;
-            self.hand(Input::DeliveriesEnded);
-        }
-    }
-
-    /// Everything answers again, every attempt succeeds. What is left must come to its end, and then the loop stops.
-    pub fn heal(&mut self) {
-        self.take(Step::RivalCrashes);
-        if self.draining {
-            self.wind_down();
-        }
-        for _ in 0..500 {
-            if self.at_rest() {
-                break;
-            }
-            self.take(Step::Reenter);
-            if self.books.us.live {
-                self.round();
-            } else {
-                self.take(Step::LoseLease { left: true });
-            }
-            self.take(Step::Relay);
-            self.take(Step::Deliver { most: 10 });
-        }
-        assert!(self.at_rest(), "it does not come to rest: {:?} {:?}", self.books.rows, self.pending);
-        for (key, row) in &self.books.rows {
-            assert!(matches!(row.state, State::Succeeded | State::Dead), "{key} has not ended: {row:?}");
-        }
-        assert!(self.core.invocations.is_empty(), "something is remembered for ever");
-        self.take(Step::Drain);
-        self.wind_down();
-    }
-
-    fn at_rest(&self) -> bool {
-        self.queue.is_empty()
-            && self.books.outbox.is_empty()
-            && self.held.is_empty()
-            && self.pending.is_empty()
-            && self.workers.values().all(|worker| worker.running.is_empty())
-            && self.core.invocations.is_empty()
-    }
-
-    fn round(&mut self) {
-        for _ in 0..3 {
-            self.take(Step::Execute { which: 0 });
-            self.take(Step::Answer { which: 0 });
-        }
-        for _ in 0..2 {
-            self.take(Step::Ready { which: 0 });
-        }
-        for _ in 0..4 {
-            self.take(Step::Finish { which: 0, end: End::Succeeded });
-        }
-        self.take(Step::Pass { ms: 30_000 });
-        let gone = self.workers.iter().position(|(_, worker)| worker.drained && worker.running.is_empty());
-        if let Some(at) = gone {
-            self.take(Step::Die { which: u8::try_from(at).unwrap(), committed: false });
-        }
-    }
-
-    /// The drain that is under way comes to its end; the next loop starts at once.
-    fn wind_down(&mut self) {
-        let generation = self.books.us.incarnation;
-        self.take(Step::EndDeliveries);
-        for _ in 0..200 {
-            if self.books.us.incarnation != generation {
-                return;
-            }
-            self.round();
-        }
-        panic!("the drain does not end: {:?} {:?}", self.books.rows, self.pending);
     }
 }

@@ -81,7 +81,14 @@ fn message(key: &str, payload: &str) -> Message {
 }
 
 fn claim(fence: i64, attempt: u32, crashes: u32) -> Claim {
-    Claim { fence: Fence(fence), attempt: Attempt(attempt), crashes, epoch: Epoch(0), first_seen_at: Timestamp::now() }
+    Claim {
+        fence: Fence(fence),
+        attempt: Attempt(attempt),
+        crashes,
+        epoch: Epoch(0),
+        first_seen_at: Timestamp::now(),
+        vanished: false,
+    }
 }
 
 impl Bench {

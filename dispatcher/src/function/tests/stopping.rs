@@ -36,7 +36,7 @@ fn case_26_a_run_that_was_cancelled_for_a_lost_lease_and_was_the_only_one_allowe
         bench.handle(Input::Claimed { keys: vec![requests[0].key.clone()], result: Err(unreachable()) });
     }
     let asked = claimed(&bench.later(Duration::from_secs(1)));
-    let actions = bench.verdicts(&asked, vec![Verdict::Run(claim(2, 2, 1))]);
+    let actions = bench.verdicts(&asked, vec![Verdict::Run(Claim { vanished: true, ..claim(2, 2, 1) })]);
     let Settlement::Dead { letter, .. } = &settles(&actions)[0].to else { panic!("{actions:?}") };
     assert_eq!((letter.reason, letter.error.kind.as_str()), (Reason::Crashed, "Vanished"));
     assert!(invoked(&actions).is_empty(), "{actions:?}");

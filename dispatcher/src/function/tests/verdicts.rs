@@ -127,6 +127,94 @@ fn an_old_event_that_comes_again_ends_the_row_that_its_first_delivery_left() {
     assert_eq!(acked(&again(old(), Verdict::Replay { result: Bytes::new(), epoch: Epoch(0) })), [1]);
 }
 
+/// A function that asks for more by now than when the event was taken in: less bytes, other data, fewer steps.
+fn stricter() -> [(Reason, Bench, Message); 3] {
+    let manifest = "[functions.f]\ncommand = [\"./f\"]\nevents = [\"e\"]\nidempotency = { key = \"/data/k\" }\n";
+    let mut function = Manifest::parse(manifest, Path::new("/")).unwrap().functions.into_values().next().unwrap();
+    function.schema = Some(Schema { path: "s.json".into(), document: serde_json::json!({ "required": ["other"] }) });
+    let mut deep = message("k", "a");
+    deep.headers.insert("cloudEvents_weftdepth".to_owned(), "2".into());
+    [
+        (Reason::Schema, bench_of(function, 1), message("k", "a")),
+        (Reason::TooLarge, bench_with(1, 1, "max_event = \"1KiB\""), message("k", &"x".repeat(1024))),
+        (Reason::Recursion, bench_with(1, 1, "max_depth = 1"), deep),
+    ]
+}
+
+#[test]
+fn what_the_manifest_refuses_by_now_ends_the_row_that_an_earlier_delivery_left() {
+    for (reason, mut bench, message) in stricter() {
+        let asked = claimed(&bench.deliver_as(true, vec![message]));
+        assert_eq!(asked.len(), 1, "{reason}: a row may stand for it, which has to end");
+        let actions = bench.verdicts(&asked, vec![Verdict::Run(claim(2, 2, 1))]);
+        let Settlement::Dead { letter, .. } = &settles(&actions)[0].to else { panic!("{actions:?}") };
+        assert_eq!((letter.reason, letter.attempts), (reason, Attempt(1)), "the one that vanished");
+        assert_eq!(letter.key.as_ref().map(Key::as_str), Some("k"));
+        assert!(launched(&actions).is_empty(), "{actions:?}");
+        assert_eq!(acked(&bench.settled(&settles(&actions), Settled::Done)), [1]);
+    }
+}
+
+#[test]
+fn a_first_delivery_that_the_manifest_refuses_leaves_no_row() {
+    for (reason, mut bench, message) in stricter() {
+        let actions = bench.deliver(vec![message]);
+        assert_eq!((letter(&actions).map(|letter| letter.reason), claimed(&actions).len()), (Some(reason), 0));
+    }
+}
+
+#[test]
+fn a_retry_and_a_redrive_that_the_manifest_refuses_by_now_end_the_row_that_waits_for_them() {
+    let name = FunctionName::new("f").unwrap();
+    let dead = |actions: &[Action]| match &settles(actions)[0].to {
+        Settlement::Dead { letter, .. } => letter.as_ref().clone(),
+        other => panic!("{other:?}"),
+    };
+    for (reason, mut bench, message) in stricter() {
+        let retry = requeue::retry_message(&message, "weft", &name, Fence(1));
+        let asked = claimed(&bench.deliver(vec![retry]));
+        let letter = dead(&bench.verdicts(&asked, vec![Verdict::Run(claim(2, 2, 0))]));
+        assert_eq!(letter.reason, reason);
+        if reason == Reason::Recursion {
+            // A redrive begins at one step again.
+            continue;
+        }
+        let (_, mut bench, _) = stricter().into_iter().find(|(which, ..)| *which == reason).unwrap();
+        let asked = claimed(&bench.deliver(vec![requeue::redrive_message(&letter, "weft")]));
+        let redriven = Claim { epoch: Epoch(1), ..claim(3, 1, 0) };
+        assert_eq!(dead(&bench.verdicts(&asked, vec![Verdict::Run(redriven)])).reason, reason);
+    }
+}
+
+#[test]
+fn a_retry_and_a_redrive_find_their_row_although_the_manifest_names_another_key() {
+    let mut bench = bench(1, 1);
+    let (worker, invoke) = bench.running("k");
+    let error = ErrorInfo::new("E", "m");
+    let parked = settles(&bench.outcome(worker, &invoke, Outcome::Retry { error: error.clone(), after_ms: None }));
+    let Settlement::Waiting { retry, .. } = &parked[0].to else { panic!("{parked:?}") };
+    let given_up = letter(&bench_running_to(Outcome::Failed { error })).unwrap();
+
+    let other = || {
+        let manifest = "[functions.f]\ncommand = [\"./f\"]\nevents = [\"e\"]\nidempotency = { key = \"/data/none\" }\n";
+        bench_of(Manifest::parse(manifest, Path::new("/")).unwrap().functions.into_values().next().unwrap(), 1)
+    };
+    for message in [retry.message.clone(), requeue::redrive_message(&given_up, "weft")] {
+        let asked = claimed(&other().deliver(vec![message]));
+        assert_eq!(asked.iter().map(Key::as_str).collect::<Vec<_>>(), ["k"]);
+    }
+    // Nothing says which row a redelivery may have left: it becomes a letter, and weft audit shows the row.
+    let refused = letter(&other().deliver_as(true, vec![message("k", "a")])).unwrap();
+    assert_eq!((refused.reason, refused.key), (Reason::NoKey, None));
+}
+
+/// What a first attempt that ends so leads to.
+fn bench_running_to(outcome: Outcome) -> Vec<Action> {
+    let mut bench = bench(1, 1);
+    let (worker, invoke) = bench.running("k");
+    bench.outcome(worker, &invoke, outcome)
+}
+
 #[test]
 fn an_old_event_whose_row_was_redriven_runs_whichever_message_claims_it() {
     let redriven = Claim { epoch: Epoch(1), ..claim(2, 1, 0) };
