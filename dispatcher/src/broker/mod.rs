@@ -223,6 +223,13 @@ pub trait Broker: Send + Sync {
     async fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Subscription, BrokerError>;
     /// Publishes with confirms and `mandatory`, persistent. One answer for each message, in order. Bounded in time.
     async fn publish(&self, messages: &[Message]) -> Vec<Result<(), PublishError>>;
+    /// As [`publish`](Self::publish), but waits no longer than `limit` for the confirms: what is not confirmed by then is
+    /// [`PublishError::Unconfirmed`] and may arrive all the same. A broker whose addresses cannot be slow one by one
+    /// takes its own time.
+    async fn publish_within(&self, messages: &[Message], limit: Duration) -> Vec<Result<(), PublishError>> {
+        let _ = limit;
+        self.publish(messages).await
+    }
     /// What is in a queue and who takes from it; `None` when that cannot be known now, or there is no such queue.
     async fn counts(&self, queue: &str) -> Option<Counts>;
     /// Ready messages in a queue; `None` when that cannot be known now.

@@ -20,6 +20,10 @@ const LIMIT: Duration = Duration::from_secs(30);
 struct Fake {
     /// The queues that are there.
     queues: Mutex<BTreeSet<String>>,
+    /// The queues that do not confirm.
+    stuck: watch::Sender<BTreeSet<String>>,
+    /// Calls that wait for a confirm for as long as ever is waited.
+    asking: watch::Sender<u32>,
     published: watch::Sender<Vec<String>>,
     calls: Mutex<u32>,
     health: watch::Sender<Health>,
@@ -48,6 +52,30 @@ impl Broker for Fake {
             Ok(())
         });
         answers.collect()
+    }
+    async fn publish_within(&self, messages: &[Message], limit: Duration) -> Vec<Result<(), PublishError>> {
+        let open: Vec<bool> =
+            messages.iter().map(|message| !self.stuck.borrow().contains(&message.routing_key)).collect();
+        let passed: Vec<Message> =
+            messages.iter().zip(&open).filter(|(_, open)| **open).map(|(message, _)| message.clone()).collect();
+        let mut passed = self.publish(&passed).await.into_iter();
+        if !open.contains(&false) {
+            return passed.collect();
+        }
+        self.asking.send_modify(|asking| *asking += u32::from(limit == LONGEST));
+        let freed = |stuck: &BTreeSet<String>| messages.iter().all(|message| !stuck.contains(&message.routing_key));
+        let freed = tokio::time::timeout(limit, self.stuck.subscribe().wait_for(freed)).await.is_ok();
+        self.asking.send_modify(|asking| *asking -= u32::from(limit == LONGEST));
+        let mut late = messages.iter().zip(&open).filter(|(_, open)| !**open);
+        let mut late = |()| {
+            let message = late.next().map(|(message, _)| message.routing_key.clone()).unwrap_or_default();
+            if !freed {
+                return Err(PublishError::Unconfirmed { after: limit });
+            }
+            self.published.send_modify(|published| published.push(message));
+            Ok(())
+        };
+        open.iter().map(|open| if *open { passed.next().unwrap() } else { late(()) }).collect()
     }
     async fn depth(&self, _: &str) -> Option<u64> {
         None
@@ -100,6 +128,8 @@ impl World {
         ledger.settle(&function, &[Settle { key, fence: claim.fence, to }]).await.unwrap();
         let broker = Arc::new(Fake {
             queues: Mutex::default(),
+            stuck: watch::Sender::default(),
+            asking: watch::Sender::default(),
             published: watch::Sender::default(),
             calls: Mutex::default(),
             health: watch::Sender::new(health),
@@ -176,6 +206,41 @@ async fn while_the_broker_is_away_nothing_is_tried_and_what_is_due_leaves_when_i
     world.broker.health.send_replace(Health::Connected);
     assert_eq!(world.published(1).await, ["q"]);
     assert_eq!(*world.broker.calls.lock().unwrap(), 1, "at the first try");
+}
+
+#[tokio::test]
+async fn an_address_that_does_not_confirm_holds_up_no_other_and_is_told() {
+    let world = World::new(&[], Health::Connected).await;
+    world.broker.queues.lock().unwrap().extend(["stuck".to_owned(), "q".to_owned()]);
+    world.broker.stuck.send_modify(|stuck| {
+        stuck.insert("stuck".to_owned());
+    });
+    let to = |queue: &str| OutboxMessage {
+        kind: OutboxKind::Emit,
+        due_in: Duration::ZERO,
+        message: Message { routing_key: queue.to_owned(), ..Message::default() },
+    };
+    let post = async |queues: &[&str]| {
+        world.ledger.post(&queues.iter().map(|queue| to(queue)).collect::<Vec<_>>()).await.unwrap();
+        world.wake.notify_one();
+    };
+    post(&["stuck", "q"]).await;
+    world.until("it is told", || world.stats.snapshot().held.contains_key("stuck")).await;
+    // While it is asked again, for long, the others come and go.
+    let asking = || *world.broker.asking.borrow() == 1;
+    world.until("it is asked again", asking).await;
+    for n in 2..5 {
+        post(&["stuck", "q"]).await;
+        assert_eq!(world.published(n).await, vec!["q"; n]);
+        world.until("it is finished", || world.stats.snapshot().relayed == n as u64).await;
+    }
+    assert!(asking(), "by one call, which waits still");
+    world.broker.stuck.send_modify(BTreeSet::clear);
+    let published = world.published(8).await;
+    assert_eq!(published.iter().filter(|queue| *queue == "stuck").count(), 4);
+    world.until("it is told no more", || world.stats.snapshot().held.is_empty()).await;
+    world.until("all is finished", || world.stats.snapshot().relayed == 8).await;
+    assert_eq!(world.ledger.next_due().await.unwrap(), None);
 }
 
 #[test]

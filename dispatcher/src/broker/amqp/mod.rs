@@ -237,7 +237,11 @@ impl Broker for Amqp {
     }
 
     async fn publish(&self, messages: &[Message]) -> Vec<Result<(), PublishError>> {
-        let outcomes = self.publisher.publish(messages).await;
+        self.publish_within(messages, Duration::MAX).await
+    }
+
+    async fn publish_within(&self, messages: &[Message], limit: Duration) -> Vec<Result<(), PublishError>> {
+        let outcomes = self.publisher.publish(messages, limit).await;
         self.mend(messages, &outcomes).await;
         outcomes
     }

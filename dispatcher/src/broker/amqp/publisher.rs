@@ -82,22 +82,29 @@ impl Publisher {
         Self { line, user: user.to_owned(), idle: Mutex::new(Vec::new()), turns: Semaphore::new(LANES) }
     }
 
-    /// One answer for each message, in order, within [`LIMIT`]. Dropping the future is safe; what was written by then
-    /// may arrive.
-    pub(super) async fn publish(&self, messages: &[Message]) -> Vec<Outcome> {
-        let deadline = Instant::now() + LIMIT;
+    /// One answer for each message, in order, within `limit` and [`LIMIT`]. Dropping the future is safe; what was written
+    /// by then may arrive.
+    pub(super) async fn publish(&self, messages: &[Message], limit: Duration) -> Vec<Outcome> {
+        let limit = limit.min(LIMIT);
+        let deadline = Instant::now() + limit;
         let mut outcomes = Outcomes(vec![None; messages.len()]);
         let rest = match timeout_at(deadline, self.turns.acquire()).await {
-            Ok(Ok(_turn)) => self.publish_until(deadline, messages, &mut outcomes).await,
+            Ok(Ok(_turn)) => self.publish_until(deadline, limit, messages, &mut outcomes).await,
             Ok(Err(_)) => PublishError::Disconnected { detail: "closed".to_owned() },
-            Err(_) => PublishError::Unconfirmed { after: LIMIT },
+            Err(_) => PublishError::Unconfirmed { after: limit },
         };
         outcomes.0.into_iter().map(|outcome| outcome.unwrap_or_else(|| Err(rest.clone()))).collect()
     }
 
     /// Fills in outcomes; returns what to say of those that have none at the end.
-    async fn publish_until(&self, deadline: Instant, messages: &[Message], outcomes: &mut Outcomes) -> PublishError {
-        let late = PublishError::Unconfirmed { after: LIMIT };
+    async fn publish_until(
+        &self,
+        deadline: Instant,
+        limit: Duration,
+        messages: &[Message],
+        outcomes: &mut Outcomes,
+    ) -> PublishError {
+        let late = PublishError::Unconfirmed { after: limit };
         // After a refusal that names no culprit each message goes alone, so that the guilty one is found.
         let mut at_once = WAVE;
         let mut lost = None;
