@@ -32,6 +32,8 @@ pub(super) struct Consumer {
     held: VecDeque<Delivery>,
     /// Acked and not yet deleted, because the file failed; tried again.
     acked: Vec<i64>,
+    /// The last look failed: there may be more than anybody rings for.
+    blind: bool,
 }
 
 /// What the loop wakes for.
@@ -46,7 +48,7 @@ enum Event {
 impl Consumer {
     pub(super) fn new(wanted: Wanted, hub: Arc<Hub>) -> Self {
         let shelf = hub.shelf(&wanted.queue);
-        Self { wanted, hub, shelf, out: BTreeMap::new(), held: VecDeque::new(), acked: Vec::new() }
+        Self { wanted, hub, shelf, out: BTreeMap::new(), held: VecDeque::new(), acked: Vec::new(), blind: true }
     }
 
     /// Runs until the owner lets go of it or the broker is closed.
@@ -57,8 +59,9 @@ impl Consumer {
     ) {
         let mut deliveries = Some(deliveries);
         let mut wake = self.hub.wake.subscribe();
-        let mut poll = tokio::time::interval(POLL_EVERY);
-        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first tick is at once: what waits in the file already is taken without a ring.
+        let mut again = tokio::time::interval(POLL_EVERY);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stopped = false;
         let mut batch = Vec::new();
         loop {
@@ -69,7 +72,7 @@ impl Consumer {
                 room = room(deliveries.as_ref()), if !self.held.is_empty() => Event::Room(room),
                 // The sender lives as long as the hub, which this task holds.
                 _ = wake.changed() => Event::Look,
-                _ = poll.tick() => Event::Look,
+                _ = again.tick(), if self.blind || !self.acked.is_empty() => Event::Look,
             };
             let mut look = false;
             match event {
@@ -124,7 +127,9 @@ impl Consumer {
             return;
         }
         let taken = self.shelf.take(&self.hub, &self.wanted.queue, free).await;
-        let Ok(taken) = self.hub.heed(taken) else { return };
+        let taken = self.hub.heed(taken);
+        self.blind = taken.is_err();
+        let Ok(taken) = taken else { return };
         for (id, copy) in taken {
             self.out.insert(id, copy.message.clone());
             self.held.push_back(Delivery {

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use weft_ledger::embedded::{Binding, Queues};
@@ -27,7 +28,7 @@ use self::shelf::Shelf;
 use super::amqp::convert;
 use super::{Acks, Broker, BrokerError, Counts, Health, Names, PublishError, Subscription, Topology};
 
-/// How often a consumer looks without having been rung.
+/// How often the file is looked at without a ring: once for all its queues.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 /// How long consumers have to write out what was acked, at a close.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
@@ -128,7 +129,7 @@ impl Embedded {
             return Ok(());
         }
         let bell = match Doorbell::hang(&self.hub.path) {
-            Ok(bell) => bell,
+            Ok(bell) => Some(bell),
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
                 self.hub.consuming.store(false, Ordering::Release);
                 return Err(BrokerError::Unavailable {
@@ -141,19 +142,36 @@ impl Embedded {
                     error = &error as &dyn std::error::Error,
                     "no doorbell: events of other processes are seen within a second"
                 );
-                return Ok(());
+                None
             }
         };
-        let (hub, closing) = (Arc::clone(&self.hub), self.closing.clone());
-        self.tasks.spawn(async move {
-            loop {
-                tokio::select! {
-                    () = closing.cancelled() => return,
-                    () = bell.rung() => hub.wake(),
+        self.tasks.spawn(listen(Arc::clone(&self.hub), bell, self.closing.clone()));
+        Ok(())
+    }
+}
+
+/// Wakes the consumers when the bell rings, and when the file holds messages that nobody has rung for.
+async fn listen(hub: Arc<Hub>, bell: Option<Doorbell>, closing: CancellationToken) {
+    let rung = async || match &bell {
+        Some(bell) => bell.rung().await,
+        None => std::future::pending().await,
+    };
+    let mut seen = hub.before;
+    let mut look = tokio::time::interval(POLL_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = closing.cancelled() => return,
+            () = rung() => hub.wake(),
+            _ = look.tick() => {
+                if let Ok(newest) = hub.heed(hub.queues.max_id().await)
+                    && newest != seen
+                {
+                    seen = newest;
+                    hub.wake();
                 }
             }
-        });
-        Ok(())
+        }
     }
 }
 

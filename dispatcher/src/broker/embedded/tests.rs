@@ -64,6 +64,23 @@ async fn another_process_rings_the_bell() {
 }
 
 #[tokio::test]
+async fn what_nobody_rang_for_is_seen_by_the_look_that_all_queues_share() {
+    let place = Place::new();
+    let consuming = place.open().await;
+    consuming.declare(&topology(&["orders.*"])).await.unwrap();
+    let mut subscription = consuming.subscribe(&queue(), 1).await.unwrap();
+    std::fs::remove_file(doorbell::path_of(&place.file())).unwrap();
+    let publishing = place.open().await;
+    for _ in 0..2 {
+        assert_eq!(publishing.publish(&[event("orders.placed", "x")]).await, vec![Ok(())]);
+        let got = timeout(LIMIT, subscription.deliveries.recv()).await.unwrap().unwrap();
+        subscription.acks.ack(vec![got.id]);
+    }
+    publishing.close().await;
+    consuming.close().await;
+}
+
+#[tokio::test]
 async fn the_bell_of_a_dead_process_is_replaced_and_that_of_a_living_one_is_not() {
     let place = Place::new();
     let path = doorbell::path_of(&place.file());
