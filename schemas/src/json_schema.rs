@@ -92,6 +92,12 @@ fn property(key: &Key) -> Value {
         Key::Count(key) => number(key, "integer"),
         Key::Number(key) => number(key, "number"),
         Key::Table(inner) => table(inner),
+        Key::Tables(inner) => {
+            let mut item = table(inner);
+            item["required"] =
+                json!(inner.keys.iter().filter(|key| key.is_required()).map(Key::name).collect::<Vec<_>>());
+            json!({ "description": inner.doc, "type": "array", "items": item })
+        }
     }
 }
 

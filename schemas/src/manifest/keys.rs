@@ -36,6 +36,8 @@ pub(crate) enum Key {
     Count(&'static Ranged<u32>),
     Number(&'static Ranged<f64>),
     Table(&'static Table),
+    /// Any number of tables in a list. Of their keys, texts without a default are required.
+    Tables(&'static Table),
     /// A table of texts with free names.
     TextMap(&'static Plain),
 }
@@ -48,7 +50,21 @@ impl Key {
             Self::Bytes(key) => key.name,
             Self::Count(key) => key.name,
             Self::Number(key) => key.name,
-            Self::Table(table) => table.name,
+            Self::Table(table) | Self::Tables(table) => table.name,
+        }
+    }
+}
+
+impl Key {
+    /// Whether a table in a list must have it: a range without a default, or a text that says so.
+    pub(crate) fn is_required(&self) -> bool {
+        match self {
+            Self::Text(key) => key.doc.ends_with("Required."),
+            Self::Duration(key) => key.default.is_none(),
+            Self::Bytes(key) => key.default.is_none(),
+            Self::Count(key) => key.default.is_none(),
+            Self::Number(key) => key.default.is_none(),
+            Self::Texts(_) | Self::Table(_) | Self::Tables(_) | Self::TextMap(_) => false,
         }
     }
 }
@@ -120,10 +136,41 @@ pub(crate) static PROVISIONED: Ranged<u32> = Ranged {
     max: 100_000,
     default: Some(0),
 };
+pub(crate) static WINDOW_CRON: Plain = Plain {
+    name: "cron",
+    doc: "When the window opens: minute, hour, day of the month, month, day of the week, in the window's time zone. Required.",
+    example: "0 7 * * 1-5",
+};
+pub(crate) static WINDOW_FOR: Ranged<Duration> = Ranged {
+    name: "for",
+    doc: "How long it stays open. Required.",
+    min: seconds(MINUTE),
+    max: seconds(7 * DAY),
+    default: None,
+};
+pub(crate) static WINDOW_ZONE: Plain =
+    Plain { name: "time_zone", doc: "A time zone of the IANA database. Default: UTC.", example: "Europe/Berlin" };
+pub(crate) static WINDOW_PROVISIONED: Ranged<u32> = Ranged {
+    name: "provisioned",
+    doc: "Always room for this many invocations while it is open, warm from its first moment on; not more than reserved. Required.",
+    min: 1,
+    max: 100_000,
+    default: None,
+};
+pub(crate) static SCHEDULE: Table = Table {
+    name: "schedule",
+    doc: "Windows in which more is provisioned. Where several are open, the largest number holds.",
+    keys: &[
+        Key::Text(&WINDOW_CRON),
+        Key::Duration(&WINDOW_FOR),
+        Key::Text(&WINDOW_ZONE),
+        Key::Count(&WINDOW_PROVISIONED),
+    ],
+};
 pub(crate) static CONCURRENCY: Table = Table {
     name: "concurrency",
     doc: "How many invocations run at once.",
-    keys: &[Key::Count(&RESERVED), Key::Count(&PROVISIONED), Key::Count(&TOTAL)],
+    keys: &[Key::Count(&RESERVED), Key::Count(&PROVISIONED), Key::Count(&TOTAL), Key::Tables(&SCHEDULE)],
 };
 pub(crate) static TOTAL: Ranged<u32> = Ranged {
     name: "total",

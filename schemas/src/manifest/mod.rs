@@ -10,6 +10,7 @@ mod fault;
 pub(crate) mod keys;
 mod parse;
 pub mod rate;
+pub mod schedule;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 pub use fault::{Fault, Faults};
 pub use rate::Rate;
+pub use schedule::{Moments, Window};
 
 use crate::FunctionName;
 
@@ -124,7 +126,7 @@ pub struct Schema {
 }
 
 /// `concurrency = { reserved = 200, provisioned = 1 }`, in invocations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Concurrency {
     /// At most this many invocations at once; `None`: bounded by the node only.
     pub reserved: Option<u32>,
@@ -132,6 +134,8 @@ pub struct Concurrency {
     pub provisioned: u32,
     /// At most this many at once in all dispatchers together; `None`: not counted.
     pub total: Option<u32>,
+    /// Windows in which it is more; default none.
+    pub schedule: Vec<Window>,
 }
 
 /// `ordering = { key = "/data/customer_id" }`.

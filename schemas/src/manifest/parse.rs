@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::fault::{Fault, nearest};
 use super::keys;
 use super::rate::{self, Rate};
+use super::schedule::{self, Moments, NoMoments, Window};
 use super::view::{Document, Faulty, Found, View};
 use super::{
     Backoff, Batch, Concurrency, Faults, Function, Idempotency, Manifest, Ordering, Retry, Schema, duration, env,
@@ -218,6 +219,7 @@ fn read_concurrency(view: &View<'_, '_>) -> Result<Concurrency, Faulty> {
     let provisioned = or_default(table.count(&keys::PROVISIONED), &keys::PROVISIONED);
     let total = table.count(&keys::TOTAL);
     let (reserved, provisioned, total) = (reserved?, provisioned?, total?);
+    let schedule = read_schedule(&table, reserved, total);
     if let Some(reserved) = reserved.filter(|reserved| provisioned > *reserved) {
         let span = table.span_of(keys::PROVISIONED.name);
         let message = format!("provisioned ({provisioned}) is more than reserved ({reserved})");
@@ -228,7 +230,7 @@ fn read_concurrency(view: &View<'_, '_>) -> Result<Concurrency, Faulty> {
         let message = format!("provisioned ({provisioned}) is more than total ({total})");
         return Err(view.document.fault(span, message, format!("write at most {total}, or a higher total")));
     }
-    Ok(Concurrency { reserved, provisioned, total })
+    Ok(Concurrency { reserved, provisioned, total, schedule: schedule? })
 }
 
 fn read_rate(view: &View<'_, '_>) -> Found<Rate> {
@@ -261,6 +263,45 @@ fn read_batch(view: &View<'_, '_>) -> Found<Batch> {
     let size = or_default(table.count(&keys::BATCH_SIZE), &keys::BATCH_SIZE);
     let wait = or_default(table.duration(&keys::BATCH_WAIT), &keys::BATCH_WAIT);
     Ok(Some(Batch { size: size?, wait: wait? }))
+}
+
+fn read_schedule(view: &View<'_, '_>, reserved: Option<u32>, total: Option<u32>) -> Result<Vec<Window>, Faulty> {
+    let windows = view.tables(&keys::SCHEDULE)?;
+    let read: Vec<_> = windows.iter().map(|window| read_window(window, reserved, total)).collect();
+    read.into_iter().collect()
+}
+
+fn read_window(view: &View<'_, '_>, reserved: Option<u32>, total: Option<u32>) -> Result<Window, Faulty> {
+    let (cron, zone) = (&keys::WINDOW_CRON, &keys::WINDOW_ZONE);
+    let pattern = view.needed(cron.name, &format!("{:?}", cron.example), view.text(cron));
+    let lasts = view.needed(keys::WINDOW_FOR.name, "\"2h\"", view.duration(&keys::WINDOW_FOR));
+    let named = view.text(zone);
+    let provisioned = view.needed(keys::WINDOW_PROVISIONED.name, "10", view.count(&keys::WINDOW_PROVISIONED));
+    let bounds = [(reserved, "reserved", "reserve more"), (total, "total", "a higher total")];
+    for (bound, name, more) in bounds {
+        if let (Ok(provisioned), Some(bound)) = (&provisioned, bound)
+            && *provisioned > bound
+        {
+            let message = format!("provisioned ({provisioned}) in a window is more than {name} ({bound})");
+            let span = view.span_of(keys::WINDOW_PROVISIONED.name);
+            return Err(view.document.fault(span, message, format!("write at most {bound}, or {more}")));
+        }
+    }
+    let (pattern, named) = (pattern?, named?);
+    let opens = Moments::parse(&pattern, named.as_deref().unwrap_or(schedule::DEFAULT_ZONE)).map_err(|wrong| {
+        let example = format!("write minute, hour, day, month and day of the week, such as {:?}", cron.example);
+        let (name, message, help) = match wrong {
+            NoMoments::Pattern(why) => (cron.name, format!("cron {pattern:?} cannot be read: {why}"), example),
+            NoMoments::Never => (cron.name, format!("cron {pattern:?} never comes"), example),
+            NoMoments::Zone => {
+                let named = named.as_deref().unwrap_or_default();
+                let help = format!("write a name of the IANA database, such as {:?}", zone.example);
+                (zone.name, format!("time_zone {named:?} is not known"), help)
+            }
+        };
+        view.document.fault(view.span_of(name), message, help)
+    });
+    Ok(Window { opens: opens?, lasts: lasts?, provisioned: provisioned? })
 }
 
 fn read_slots(view: &View<'_, '_>, concurrency: &Result<Concurrency, Faulty>) -> Result<u32, Faulty> {

@@ -80,6 +80,20 @@ fn a_minimal_function_gets_every_documented_default() {
 }
 
 #[test]
+fn a_schedule_says_when_where_how_long_and_how_many() {
+    let text = "concurrency = { provisioned = 1, schedule = [\n\
+                  { cron = \"0 7 * * 1-5\", for = \"2h\", time_zone = \"Europe/Berlin\", provisioned = 10 },\n\
+                  { cron = \"@daily\", for = \"90s\", provisioned = 2 },\n] }";
+    let concurrency = function(&with(text)).concurrency;
+    let windows: Vec<_> = concurrency
+        .schedule
+        .iter()
+        .map(|window| (window.opens.text(), window.opens.zone(), window.lasts.as_secs(), window.provisioned))
+        .collect();
+    assert_eq!(windows, [("0 7 * * 1-5", "Europe/Berlin", 7200, 10), ("@daily", "UTC", 90, 2)]);
+}
+
+#[test]
 fn the_full_form_says_what_it_says() {
     let function = function(
         r#"
@@ -192,7 +206,36 @@ fn each_rule_has_its_fault() {
         ("ordering = { key = \"customer_id\" }", "ordering.key \"customer_id\" is no JSON Pointer"),
         ("batch = { size = 0 }", "size in [functions.f.batch] is 0, less than 1"),
         ("batch = { wait = \"2m\" }", "write \"0s\" to \"1m\""),
-        ("concurrency = 5", "write a table with any of reserved, provisioned"),
+        ("concurrency = 5", "write a table with any of reserved, provisioned, total, schedule"),
+        ("concurrency.schedule = 5", "schedule in [functions.f.concurrency] is of type integer, not array of tables"),
+        ("concurrency.schedule = [5]", "write a list of tables with cron, for, time_zone, provisioned"),
+        (
+            "concurrency.schedule = [{ for = \"2h\", provisioned = 1 }]",
+            "cron is missing in [functions.f.concurrency.schedule.0]",
+        ),
+        ("concurrency.schedule = [{ cron = \"0 7 * * *\", provisioned = 1 }]", "for is missing"),
+        ("concurrency.schedule = [{ cron = \"0 7 * * *\", for = \"2h\" }]", "write provisioned = 10"),
+        (
+            "concurrency.schedule = [{ cron = \"0 7 * *\", for = \"2h\", provisioned = 1 }]",
+            "cron \"0 7 * *\" cannot be read",
+        ),
+        ("concurrency.schedule = [{ cron = \"0 0 7 * * *\", for = \"2h\", provisioned = 1 }]", "cannot be read"),
+        ("concurrency.schedule = [{ cron = \"0 25 * * *\", for = \"2h\", provisioned = 1 }]", "cannot be read"),
+        ("concurrency.schedule = [{ cron = \"0 7 30 2 *\", for = \"2h\", provisioned = 1 }]", "never comes"),
+        (
+            "concurrency.schedule = [{ cron = \"0 7 * * *\", for = \"2h\", time_zone = \"Europe/Berln\", provisioned = 1 }]",
+            "time_zone \"Europe/Berln\" is not known; write a name of the IANA database",
+        ),
+        ("concurrency.schedule = [{ cron = \"0 7 * * *\", for = \"30s\", provisioned = 1 }]", "write \"1m\" to \"7d\""),
+        ("concurrency.schedule = [{ cron = \"0 7 * * *\", for = \"2h\", provisioned = 0 }]", "is 0, less than 1"),
+        (
+            "concurrency.schedule = [{ cron = \"0 7 * * *\", fro = \"2h\", for = \"2h\", provisioned = 1 }]",
+            "unknown key \"fro\"",
+        ),
+        (
+            "slots = 1\nconcurrency = { reserved = 5, schedule = [{ cron = \"0 7 * * *\", for = \"2h\", provisioned = 6 }] }",
+            "provisioned (6) in a window is more than reserved (5); write at most 5",
+        ),
         ("keep_alive = \"adaptive\"", "is no duration"),
         ("keep_alive = \"25h\"", "write \"0s\" to \"1d\""),
         ("keepalive = \"1m\"", "unknown key \"keepalive\" in [functions.f]; write \"keep_alive\""),
@@ -302,6 +345,7 @@ fn accepted(key: &Key) -> String {
             let entries: Vec<_> = table.keys.iter().map(|key| format!("{} = {}", key.name(), accepted(key))).collect();
             format!("{{ {} }}", entries.join(", "))
         }
+        Key::Tables(table) => format!("[{}]", accepted(&Key::Table(table))),
     }
 }
 
@@ -311,6 +355,9 @@ fn faulty(keys: &[Key], wrap: &dyn Fn(String) -> String, out: &mut Vec<(String, 
         out.push((key.name().to_owned(), wrap(format!("{} = 1979-05-27", key.name()))));
         if let Key::Table(table) = key {
             faulty(table.keys, &|inner| wrap(format!("{} = {{ {inner} }}", table.name)), out);
+        }
+        if let Key::Tables(table) = key {
+            faulty(table.keys, &|inner| wrap(format!("{} = [{{ {inner} }}]", table.name)), out);
         }
     }
 }
@@ -393,6 +440,22 @@ fn any_backoff() -> impl Strategy<Value = Backoff> {
         .prop_map(|(first, factor, max, jitter)| Backoff { first, factor, max: max.max(first), jitter })
 }
 
+/// Windows as numbers choose them; few patterns, for it is croner that reads them.
+fn any_schedule(number: u32) -> Vec<Window> {
+    let zones = ["UTC", "Europe/Berlin", "America/New_York"];
+    let patterns = ["0 7 * * 1-5", "*/5 * * * *", "30 2 * * *"];
+    let windows = (0..number % 3).map(|at| {
+        let pick = (number / 3 + at) as usize;
+        let opens = Moments::parse(patterns[pick % 3], zones[(pick / 3) % 3]).unwrap();
+        Window {
+            opens,
+            lasts: Duration::from_secs(u64::from(60 + number % 1000)),
+            provisioned: number.clamp(1, 100_000),
+        }
+    });
+    windows.collect()
+}
+
 fn any_function() -> impl Strategy<Value = Function> {
     let patterns = || {
         vec("[a-z]{1,3}\\.(\\*|#|[a-z]{1,3})", 1..4).prop_map(|mut all| {
@@ -405,7 +468,7 @@ fn any_function() -> impl Strategy<Value = Function> {
         .prop_map(|map| map.into_iter().filter(|(_, text)| env::check(text).is_ok()).collect::<BTreeMap<_, _>>());
     let concurrency = option::of(1_u32..=100_000).prop_flat_map(|reserved| {
         (1..=reserved.unwrap_or(1000).min(1000), 0..=reserved.unwrap_or(100_000))
-            .prop_map(move |(slots, provisioned)| (slots, Concurrency { reserved, provisioned, total: None }))
+            .prop_map(move |(slots, provisioned)| (slots, Concurrency { reserved, provisioned, total: None, schedule: any_schedule(provisioned) }))
     });
     let per = prop::sample::select(vec!["s", "m", "h"]);
     let rate = (1..=rate::MOST, per).prop_map(|(starts, per)| Rate::parse(&format!("{starts}/{per}")).unwrap());
@@ -503,6 +566,18 @@ fn written(functions: &[Function]) -> String {
         }
         if let Some(reserved) = f.concurrency.reserved {
             writeln!(out, "concurrency.reserved = {reserved}").unwrap();
+        }
+        if !f.concurrency.schedule.is_empty() {
+            let windows = f.concurrency.schedule.iter().map(|window| {
+                format!(
+                    "{{ cron = {}, for = \"{}\", time_zone = {}, provisioned = {} }}",
+                    quoted(window.opens.text()),
+                    time(window.lasts),
+                    quoted(window.opens.zone()),
+                    window.provisioned
+                )
+            });
+            writeln!(out, "concurrency.schedule = [{}]", windows.collect::<Vec<_>>().join(", ")).unwrap();
         }
         let (retry, backoff) = (f.retry, f.retry.backoff);
         writeln!(

@@ -244,6 +244,39 @@ impl<'d, 'i> View<'d, 'i> {
         }
     }
 
+    /// Tables in a list, in their order.
+    pub(super) fn tables(&self, spec: &Table) -> Result<Vec<View<'d, 'i>>, Faulty> {
+        let Some(value) = self.get(spec.name) else { return Ok(Vec::new()) };
+        let names: Vec<_> = spec.keys.iter().map(Key::name).collect();
+        let help = || format!("write a list of tables with {}", names.join(", "));
+        let Some(items) = value.get_ref().as_array() else {
+            return Err(self.wrong_type(spec.name, value, "array of tables", help()));
+        };
+        let mut views = Vec::with_capacity(items.len());
+        let mut faulty = false;
+        for (number, item) in items.iter().enumerate() {
+            match item.get_ref().as_table() {
+                Some(table) => {
+                    let path = format!("{}.{}.{number}", self.path, spec.name);
+                    views.push(View::open(self.document, path, table, item.span(), spec.keys));
+                }
+                None => {
+                    self.wrong_type(spec.name, item, "table", help());
+                    faulty = true;
+                }
+            }
+        }
+        if faulty { Err(Faulty) } else { Ok(views) }
+    }
+
+    /// A key of a table in a list that has to be there.
+    pub(super) fn needed<T>(&self, name: &str, example: &str, found: Found<T>) -> Result<T, Faulty> {
+        found?.ok_or_else(|| {
+            let message = format!("{name} is missing in [{}]", self.path);
+            self.document.fault(self.span.clone(), message, format!("write {name} = {example}"))
+        })
+    }
+
     /// A table with free names and texts, each with where name and text stand.
     pub(super) fn text_map(&self, key: &Plain) -> Found<Vec<MapEntry>> {
         let Some(value) = self.get(key.name) else { return Ok(None) };
