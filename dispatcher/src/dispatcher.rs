@@ -28,6 +28,7 @@ use crate::nets::copies::Copies;
 use crate::nets::{self, Nets};
 use crate::node::Keeper;
 use crate::relay::Relay;
+use crate::scale::Schedule;
 use crate::services::{Check, Condition, Pace, watch_state};
 use crate::status::Stats;
 use crate::{admin, report};
@@ -229,10 +230,10 @@ impl Dispatcher {
         let mut loops = JoinSet::new();
         for Prepared { function, program, admission } in &self.functions {
             let bounds = bounds(function, config);
-            let prefetch = prefetch(function, bounds);
+            let queue = names.function(&function.name);
             let subscription = config
                 .broker
-                .subscribe(&names.function(&function.name), u16::try_from(prefetch).unwrap_or(u16::MAX))
+                .subscribe(&queue, u16::try_from(bounds.prefetch).unwrap_or(u16::MAX))
                 .await
                 .map_err(|error| report::broker(&error))?;
             let numbers = stats.functions().get(&function.name).cloned().unwrap_or_default();
@@ -242,6 +243,8 @@ impl Dispatcher {
                 Surroundings {
                     function: Arc::clone(function),
                     subscription,
+                    broker: Arc::clone(&config.broker),
+                    queue,
                     ledger: Arc::clone(&config.ledger),
                     owner: owner.clone(),
                     program: Arc::clone(program),
@@ -322,9 +325,10 @@ pub fn topology(prefix: &str, manifest: &Manifest) -> Topology {
     Topology { prefix: prefix.to_owned(), functions: functions.collect() }
 }
 
-/// What a function takes from the broker at most: what it may run at once, and what its caps let start soon.
-fn prefetch(function: &Function, bounds: Bounds) -> u32 {
-    let mut most = function.slots.saturating_mul(bounds.workers);
+/// What a function takes from the broker at most: what it may run at once, and what its caps let start soon. The rest is
+/// better off with another dispatcher, or in the queue.
+fn prefetch(function: &Function, workers: u32, reserved: u32) -> u32 {
+    let mut most = function.slots.saturating_mul(workers).min(reserved);
     if let Some(rate) = function.rate {
         most = most.min(rate::prefetch(rate, function.timeout));
     }
@@ -333,12 +337,14 @@ fn prefetch(function: &Function, bounds: Bounds) -> u32 {
 
 fn bounds(function: &Function, config: &Config) -> Bounds {
     let slots = function.slots.max(1);
-    let reserved = function.concurrency.reserved.map_or(config.max_workers, |reserved| reserved.div_ceil(slots));
-    let provisioned_workers = function.concurrency.provisioned.div_ceil(slots);
+    let reserved = function.concurrency.reserved.unwrap_or(u32::MAX);
+    let provisioned = Schedule::new(&function.concurrency).most();
+    let workers = config.max_workers.max(provisioned.div_ceil(slots)).max(1);
     Bounds {
-        workers: reserved.min(config.max_workers).max(provisioned_workers).max(1),
+        workers,
+        reserved,
+        prefetch: prefetch(function, workers, reserved),
         starts: cores(),
-        provisioned_workers,
         drain: config.drain_limit,
     }
 }

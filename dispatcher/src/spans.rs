@@ -57,8 +57,34 @@ pub(crate) fn wait(parent: &Span) -> Span {
     spans::wait(parent)
 }
 
-pub(crate) fn cold_start(wait: &Span, function: &FunctionName, why: &'static str) -> Span {
-    spans::cold_start(wait, function.as_str(), why)
+/// A scaling decision, as the spans of those that wait for it tell it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scale {
+    pub why: &'static str,
+    /// Workers that there should be, and that there were.
+    pub wanted: u32,
+    pub workers: u32,
+    pub waiting: u32,
+    pub behind: Option<u64>,
+}
+
+impl Scale {
+    fn told(self) -> spans::Scale {
+        let Self { why, wanted, workers, waiting, behind } = self;
+        spans::Scale { reason: why, wanted, workers, waiting, behind }
+    }
+}
+
+pub(crate) fn cold_start(wait: &Span, function: &FunctionName, scale: Scale) -> Span {
+    let span = spans::cold_start(wait, function.as_str(), scale.why);
+    spans::scale(&span, scale.told());
+    span
+}
+
+/// Its event waits because of a bound.
+pub(crate) fn throttled(wait: &Span, limit: &'static str, scale: Scale) {
+    spans::reason(wait, limit);
+    spans::scale(wait, scale.told());
 }
 
 pub(crate) fn invoke(

@@ -1,5 +1,7 @@
 //! What a dispatcher knows about itself: counters and gauges per function, for status, health and the demo's summary.
 
+mod scaling;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,6 +11,10 @@ use serde::Serialize;
 use weft_process::telemetry::names::Metric;
 use weft_process::telemetry::{Count, Metrics};
 use weft_schemas::{FunctionName, Reason};
+
+pub use scaling::{Scaled, Scaling, ScalingSnapshot};
+
+use crate::scale::Limit;
 
 /// Durations in microseconds, bounded in memory: the newest [`Samples::MOST`] are kept.
 #[derive(Debug, Default)]
@@ -40,8 +46,12 @@ impl Samples {
 /// What made an invocation wait. Only bounds count, no failures: an event that waits for a retry is not throttled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Throttle {
-    /// All the workers that the function may have here are busy.
-    Cap,
+    /// The function's `concurrency.reserved`.
+    Reserved,
+    /// `--max-workers`: all the workers that the function may have here are busy.
+    MaxWorkers,
+    /// The node's budget of workers and memory, which other functions have a part of.
+    Node,
     /// The function's `rate`.
     Rate,
     /// The function's `concurrency.total`: the permits are used up, here or by other dispatchers.
@@ -50,11 +60,23 @@ pub enum Throttle {
     Ordering,
 }
 
+impl From<Limit> for Throttle {
+    fn from(limit: Limit) -> Self {
+        match limit {
+            Limit::Reserved => Self::Reserved,
+            Limit::MaxWorkers => Self::MaxWorkers,
+            Limit::Node => Self::Node,
+        }
+    }
+}
+
 impl Throttle {
     /// As status and metrics show it.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Cap => "cap",
+            Self::Reserved => "reserved",
+            Self::MaxWorkers => "max_workers",
+            Self::Node => "node",
             Self::Rate => "rate",
             Self::Total => "total",
             Self::Ordering => "ordering",
@@ -95,7 +117,8 @@ pub struct FunctionStats {
     throttled: Mutex<BTreeMap<Throttle, u64>>,
     reason: Mutex<Option<String>>,
     outage: Mutex<Option<String>>,
-    scale: Mutex<&'static str>,
+    /// Why it has as many workers as it has, and what waits for it.
+    pub scaling: Scaling,
     name: String,
     metrics: Metrics,
 }
@@ -129,10 +152,6 @@ impl FunctionStats {
         self.waiting.store(waiting, Ordering::Relaxed);
         self.workers.store(workers, Ordering::Relaxed);
         self.peak_workers.fetch_max(workers, Ordering::Relaxed);
-    }
-
-    pub(crate) fn scaled(&self, why: &'static str) {
-        *lock(&self.scale) = why;
     }
 
     /// Why the function's events wait, or `None` when it is well.
@@ -176,6 +195,9 @@ impl FunctionStats {
             Metric::Retries => &self.retries,
             Metric::Throttles => {
                 return self.throttled_by().into_iter().map(|(why, waited)| count(Some(why), waited)).collect();
+            }
+            Metric::Scaling => {
+                return self.scaling.decisions().into_iter().map(|(why, value)| count(Some(why), value)).collect();
             }
             Metric::DeadLetters => {
                 return self.dead().into_iter().map(|(reason, dead)| count(Some(reason.as_str()), dead)).collect();
@@ -313,7 +335,8 @@ impl FunctionStats {
             waiting: self.waiting.load(Ordering::Relaxed),
             workers: self.workers.load(Ordering::Relaxed),
             peak_workers: self.peak_workers.load(Ordering::Relaxed),
-            scale: lock(&self.scale).to_string(),
+            scale: self.scaling.latest().why.to_owned(),
+            scaling: self.scaling.snapshot(),
             received: read(&self.received),
             duplicates: read(&self.duplicates),
             attempts: read(&self.attempts),
@@ -364,6 +387,7 @@ pub struct FunctionSnapshot {
     pub peak_workers: u32,
     /// Why the number of workers is what it is.
     pub scale: String,
+    pub scaling: ScalingSnapshot,
     pub received: u64,
     pub duplicates: u64,
     pub attempts: u64,
@@ -371,8 +395,9 @@ pub struct FunctionSnapshot {
     pub retries: u64,
     pub crashes: u64,
     pub timeouts: u64,
+    /// Invocations that had to wait because a bound was reached.
     pub throttles: u64,
-    /// The throttles by what made them wait: `cap`, `rate`, `total`, `ordering`.
+    /// The throttles by what made them wait: `reserved`, `max_workers`, `node`, `rate`, `total`, `ordering`.
     pub throttled: BTreeMap<&'static str, u64>,
     pub cold_starts: u64,
     pub dead: BTreeMap<Reason, u64>,

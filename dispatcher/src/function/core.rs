@@ -27,9 +27,10 @@ use weft_schemas::{DeadLetter, ErrorInfo, Event, Fence, Key, Message, Reason};
 use super::outage::Outage;
 use super::rate::Pace;
 use super::replies::{Posting, Waiting};
+use super::scaling::Scaling;
 use super::timer::Timer;
 use crate::admission::{Admission, Admitted};
-use crate::broker::{Delivery, DeliveryId, Names};
+use crate::broker::{Counts, Delivery, DeliveryId, Names};
 use crate::link::{FromWorker, WorkerId};
 use crate::status::FunctionStats;
 
@@ -73,6 +74,10 @@ pub(crate) enum Input {
         result: Result<(), weft_ledger::Error>,
     },
     Worker(WorkerId, FromWorker),
+    /// What is at the broker behind the deliveries that are here; `None`: it cannot say.
+    Behind(Option<Counts>),
+    /// Whether the broker answers.
+    Broker(bool),
     /// The right to claim: `None` while the node's lease is not ours.
     Owner(Option<Owner>),
     /// A timer is due.
@@ -93,6 +98,8 @@ pub(crate) enum Action {
     Ack(Vec<DeliveryId>),
     Requeue(Vec<DeliveryId>),
     StopConsuming,
+    /// Ask the broker what is behind the deliveries that are here.
+    LookBehind,
     Launch(WorkerId),
     Invoke(WorkerId, Box<Invoke>),
     Cancel(WorkerId, InvocationId),
@@ -227,10 +234,12 @@ pub(crate) enum WorkerPhase {
 pub(crate) struct Bounds {
     /// Workers at most.
     pub workers: u32,
+    /// Invocations at once at most; `u32::MAX`: as many as its workers have slots.
+    pub reserved: u32,
+    /// Deliveries that the broker hands out at once at most.
+    pub prefetch: u32,
     /// Starts of workers under way at once, at most.
     pub starts: u32,
-    /// Workers at least.
-    pub provisioned_workers: u32,
     /// How long a drain waits for what runs.
     pub drain: Duration,
 }
@@ -283,6 +292,7 @@ pub(crate) struct Core {
     pub(super) outage: Option<Outage>,
     /// `None`: attempts start at any rate.
     pub(super) pace: Option<Pace>,
+    pub(super) scaling: Scaling,
 
     pub(super) draining: bool,
     pub(super) deliveries_ended: bool,
@@ -299,6 +309,7 @@ impl Core {
         stats: Arc<FunctionStats>,
     ) -> Self {
         let pace = Pace::of(function.rate);
+        let scaling = Scaling::new(&function);
         Self {
             queue: Names::new(prefix).function(&function.name),
             names: Names::new(prefix),
@@ -333,6 +344,7 @@ impl Core {
             start_again: None,
             outage: None,
             pace,
+            scaling,
             draining: false,
             deliveries_ended: false,
             timers: BinaryHeap::new(),
@@ -343,13 +355,18 @@ impl Core {
     /// Takes one input and returns what is to be done about it, in order.
     pub(crate) fn handle(&mut self, input: Input, now: Now) -> Vec<Action> {
         match input {
-            Input::Delivered(deliveries) => self.on_delivered(deliveries, now),
+            Input::Delivered(deliveries) => {
+                self.arrived(deliveries.len(), now);
+                self.on_delivered(deliveries, now);
+            }
             Input::DeliveriesEnded => self.deliveries_ended = true,
             Input::Claimed { keys, result } => self.on_claimed(keys, result, now),
             Input::Settled { keys, result } => self.on_settled(keys, result, now),
             Input::Buried { burials, result } => self.on_buried(burials, result, now),
             Input::Posted { postings, result } => self.on_posted(postings, result, now),
             Input::Worker(worker, from) => self.on_worker(worker, from, now),
+            Input::Behind(counts) => self.on_behind(counts, now),
+            Input::Broker(connected) => self.on_broker(connected),
             Input::Owner(owner) => self.on_owner(owner),
             Input::Tick => self.on_timers(now),
             Input::Drain => self.on_drain(now),
@@ -363,7 +380,9 @@ impl Core {
             u32::try_from(self.ready.len() + self.ready_alone.len()).unwrap_or(u32::MAX),
             u32::try_from(self.workers.len()).unwrap_or(u32::MAX),
         );
-        std::mem::take(&mut self.actions)
+        let actions = std::mem::take(&mut self.actions);
+        self.count_held(&actions);
+        actions
     }
 
     /// When [`Input::Tick`] is due next.

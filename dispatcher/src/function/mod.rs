@@ -1,6 +1,6 @@
 //! One function: from a delivery to its ack.
 //!
-//! [`task`] is the loop (select, handle, do); [`core`] the state it owns; [`intake`], [`placing`], [`settling`], [`replies`], [`refused`],
+//! [`task`] is the loop (select, handle, do); [`core`] the state it owns; [`intake`], [`placing`], [`scaling`], [`settling`], [`replies`], [`refused`],
 //! [`outage`], [`caps`], [`rate`], [`deadline`] and [`stopping`] the rules, with no I/O in them.
 
 mod caps;
@@ -14,6 +14,7 @@ mod placing;
 pub(crate) mod rate;
 mod refused;
 mod replies;
+mod scaling;
 mod settling;
 mod stopping;
 pub(crate) mod task;

@@ -1,4 +1,4 @@
-//! From a claim to a worker: slots, starting workers from zero, stopping idle ones.
+//! From a claim to a worker: slots, what workers answer, and what their end means.
 
 use std::time::Duration;
 
@@ -6,19 +6,15 @@ use weft_ledger::Claim;
 use weft_schemas::frame::{InvocationId, Invoke};
 use weft_schemas::{ErrorInfo, Key, Outcome};
 
-use super::core::{Action, Core, Now, Phase, Running, Sampled, WorkerPhase, WorkerState};
+use super::core::{Action, Core, Now, Phase, Running, Sampled, WorkerPhase};
 use super::deadline::OVERDUE;
 use super::timer::{Timer, What};
 use crate::link::{Ending, FromWorker, WorkerId};
-use crate::scale::{self, Why};
 use crate::spans;
-use crate::status::Throttle;
 
 /// Wait after the first failed start; doubles up to [`START_WAIT_MOST`].
 const START_WAIT: Duration = Duration::from_millis(200);
 const START_WAIT_MOST: Duration = Duration::from_secs(30);
-/// The least time between two looks at a worker that is idle and kept.
-const WORTH_A_LOOK: Duration = Duration::from_millis(100);
 /// Failed starts in a row that make a function unhealthy.
 const UNHEALTHY_AFTER: u32 = 3;
 
@@ -31,6 +27,9 @@ impl Core {
     }
 
     fn place_next(&mut self, now: Now) -> bool {
+        if !self.may_run_more() {
+            return false;
+        }
         let alone_first = match (self.ready_alone.front(), self.ready.front()) {
             (Some(alone), Some(shared)) => self.turn(alone) < self.turn(shared),
             (alone, _) => alone.is_some(),
@@ -115,68 +114,6 @@ impl Core {
         self.actions.push(Action::Invoke(worker, Box::new(invoke)));
     }
 
-    /// Starts what is missing and sends home what is idle too long.
-    pub(super) fn scale(&mut self, now: Now) {
-        let held = self.start_again.is_some_and(|again| again > now.mono);
-        let mut signals = scale::Signals {
-            running: 0,
-            waiting: self.startable(self.ready.len(), now),
-            waiting_alone: self.startable(self.ready_alone.len(), now),
-            held,
-            ..scale::Signals::default()
-        };
-        for worker in self.workers.values().filter(|worker| worker.phase != WorkerPhase::Draining) {
-            signals.workers += 1;
-            signals.running = signals.running.saturating_add(count(worker.running.len()));
-            signals.starting += u32::from(worker.phase == WorkerPhase::Starting);
-            signals.alone += u32::from(worker.alone && !worker.running.is_empty());
-        }
-        let policy = scale::Policy {
-            slots: self.function.slots,
-            most: self.bounds.workers,
-            least: if self.draining { 0 } else { self.bounds.provisioned_workers },
-            starts: self.bounds.starts,
-        };
-        let decision = scale::decide(signals, policy);
-        self.stats.scaled(decision.why.as_str());
-        for _ in signals.workers..decision.workers {
-            self.launch(now);
-        }
-        // Whatever is still without a slot waits for a worker to start, or for a slot at the cap: that is a throttle.
-        let throttle = self.held_back(now).or((decision.why == Why::Capped).then_some(Throttle::Cap));
-        for key in self.ready.iter().chain(&self.ready_alone) {
-            if let Some(invocation) = self.invocations.get_mut(key)
-                && let Phase::Ready { waited, throttled, .. } = &mut invocation.phase
-            {
-                if !std::mem::replace(waited, true) {
-                    let why = throttle.map_or(decision.why.as_str(), Throttle::as_str);
-                    invocation.step = spans::cold_start(&invocation.step, &self.function.name, why);
-                }
-                if let Some(throttle) = throttle
-                    && !std::mem::replace(throttled, true)
-                {
-                    self.stats.throttled(throttle);
-                }
-            }
-        }
-    }
-
-    fn launch(&mut self, now: Now) {
-        let id = WorkerId(self.next_worker);
-        self.next_worker += 1;
-        let worker = WorkerState {
-            phase: WorkerPhase::Starting,
-            running: std::collections::BTreeMap::new(),
-            alone: false,
-            fresh: true,
-            condemned: false,
-            killed: false,
-            idle_since: now.mono,
-        };
-        self.workers.insert(id, worker);
-        self.actions.push(Action::Launch(id));
-    }
-
     pub(super) fn on_worker(&mut self, id: WorkerId, from: FromWorker, now: Now) {
         match from {
             FromWorker::Ready { handlers, init } => self.on_ready(id, &handlers, init, now),
@@ -197,9 +134,11 @@ impl Core {
     }
 
     /// Takes the time from the receive of an event to its handler's entry, and from there to its answer.
-    fn sample(&self, key: &Key, entered_us: Option<u64>, now: Now) {
+    fn sample(&mut self, key: &Key, entered_us: Option<u64>, now: Now) {
         if let Some(entered_us) = entered_us {
-            self.stats.ran(Duration::from_micros(now.shared_us.saturating_sub(entered_us)));
+            let ran = Duration::from_micros(now.shared_us.saturating_sub(entered_us));
+            self.stats.ran(ran);
+            self.scaling.memory.served(ran);
         }
         if let (Some(invocation), Some(entered_us)) = (self.invocations.get(key), entered_us)
             && let Phase::Running(running) = &invocation.phase
@@ -228,6 +167,7 @@ impl Core {
             worker.phase = WorkerPhase::Up;
         }
         self.stats.ready(init);
+        self.scaling.memory.started(init);
         tracing::debug!(function = %self.function.name, worker = id.0, init_us = millis(init * 1000), "worker ready");
         if self.failed_starts > 0 {
             self.failed_starts = 0;
@@ -237,32 +177,6 @@ impl Core {
             tracing::info!(function = %self.function.name, "function is healthy again");
         }
         self.fell_idle(id, now);
-    }
-
-    fn fell_idle(&mut self, id: WorkerId, now: Now) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.alone = false;
-        worker.idle_since = now.mono;
-        self.timers.push(Timer::new(now.mono + self.function.keep_alive, What::Idle(id)));
-    }
-
-    /// A worker's keep-alive may be over: stops it unless it has worked since or is provisioned.
-    pub(super) fn stop_idle(&mut self, id: WorkerId, now: Now) {
-        let up = self.workers.values().filter(|worker| worker.is_up()).count();
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        let idle = worker.is_up() && worker.running.is_empty();
-        let over = now.mono.saturating_duration_since(worker.idle_since) >= self.function.keep_alive;
-        let provisioned = !self.draining && up <= self.bounds.provisioned_workers as usize;
-        if idle && over && !self.draining && up <= 1 && !(self.ready.is_empty() && self.ready_alone.is_empty()) {
-            // What waits may not start yet; when it may, a worker should be there.
-            worker.idle_since = now.mono;
-            self.timers.push(Timer::new(now.mono + self.function.keep_alive.max(WORTH_A_LOOK), What::Idle(id)));
-            return;
-        }
-        if idle && over && !provisioned {
-            worker.phase = WorkerPhase::Draining;
-            self.actions.push(Action::DrainWorker(id));
-        }
     }
 
     fn on_gone(&mut self, id: WorkerId, ending: &Ending, now: Now) {
@@ -320,16 +234,6 @@ impl Core {
     }
 }
 
-impl WorkerState {
-    pub(super) fn is_up(&self) -> bool {
-        self.phase == WorkerPhase::Up
-    }
-}
-
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn count(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
 }

@@ -20,7 +20,7 @@ impl Core {
                 }
                 What::Overdue(worker, invocation) => self.overdue(worker, invocation, now),
                 What::Mercy(worker) => self.kill_condemned(worker),
-                What::Idle(worker) => self.stop_idle(worker, now),
+                What::Scale => self.scale_timer(),
                 What::Outage => self.look_at_outage(now),
                 What::Refused(key) => self.to_settle.push_back(key),
                 What::RefusedBurials => self.to_bury.append(&mut self.refused_burials),

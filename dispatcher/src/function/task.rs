@@ -14,7 +14,7 @@ use weft_schemas::frame::Start;
 use weft_schemas::manifest::Function;
 
 use super::core::{Action, Core, Input, Now};
-use crate::broker::{Acks, Delivery, Subscription};
+use crate::broker::{Acks, Broker, Delivery, Health, Subscription};
 use crate::link::{FromWorker, Launch, Program, Worker, WorkerId};
 use crate::status::Stats;
 
@@ -25,6 +25,9 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 pub(crate) struct Surroundings {
     pub function: Arc<Function>,
     pub subscription: Subscription,
+    /// For what is behind the deliveries, in this queue.
+    pub broker: Arc<dyn Broker>,
+    pub queue: String,
     pub ledger: Arc<dyn Ledger>,
     pub owner: watch::Receiver<Option<Owner>>,
     pub program: Arc<Program>,
@@ -40,11 +43,13 @@ pub(crate) struct Surroundings {
 /// Runs one function until it is drained. Dropping the future kills its workers.
 pub(crate) async fn run(mut core: Core, around: Surroundings) {
     let mut hands = Hands::new(&around);
-    let Surroundings { subscription, mut owner, shutdown, drain_limit, .. } = around;
+    let Surroundings { subscription, broker, mut owner, shutdown, drain_limit, .. } = around;
     let Subscription { mut deliveries, acks: _ } = subscription;
     let mut open = true;
     let mut draining = false;
     let mut give_up: Option<Instant> = None;
+    let mut health = broker.health();
+    hands.inputs.push(Input::Broker(answers(&health.borrow_and_update())));
     hands.inputs.push(Input::Owner(owner.borrow_and_update().clone()));
     let mut batch: Vec<Delivery> = Vec::new();
     loop {
@@ -64,6 +69,7 @@ pub(crate) async fn run(mut core: Core, around: Surroundings) {
                     Input::Drain
                 }
                 Ok(()) = owner.changed() => Input::Owner(owner.borrow_and_update().clone()),
+                Ok(()) = health.changed() => Input::Broker(answers(&health.borrow_and_update())),
                 Some((id, from)) = hands.from_workers.recv() => Input::Worker(id, from),
                 Some(answer) = hands.answers.join_next(), if !hands.answers.is_empty() => match answer {
                     Ok(input) => input,
@@ -98,6 +104,11 @@ pub(crate) async fn run(mut core: Core, around: Surroundings) {
     }
 }
 
+/// A broker in alarm takes nothing and hands out all the same.
+fn answers(health: &Health) -> bool {
+    !matches!(health, Health::Disconnected { .. })
+}
+
 async fn at(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment.into()).await,
@@ -109,6 +120,8 @@ async fn at(moment: Option<Instant>) {
 struct Hands {
     function: Arc<Function>,
     acks: Acks,
+    broker: Arc<dyn Broker>,
+    queue: String,
     ledger: Arc<dyn Ledger>,
     program: Arc<Program>,
     start: Start,
@@ -129,6 +142,8 @@ impl Hands {
         Self {
             function: Arc::clone(&around.function),
             acks: around.subscription.acks.clone(),
+            broker: Arc::clone(&around.broker),
+            queue: around.queue.clone(),
             ledger: Arc::clone(&around.ledger),
             program: Arc::clone(&around.program),
             start: around.start.clone(),
@@ -181,6 +196,10 @@ impl Hands {
             Action::Ack(ids) => self.acks.ack(ids),
             Action::Requeue(ids) => self.acks.requeue(ids),
             Action::StopConsuming => self.acks.stop(),
+            Action::LookBehind => {
+                let (broker, queue) = (Arc::clone(&self.broker), self.queue.clone());
+                self.answers.spawn(async move { Input::Behind(broker.counts(&queue).await) });
+            }
             Action::Launch(id) => self.launch(id),
             Action::Invoke(id, invoke) => {
                 if let Some(worker) = self.workers.get(&id) {

@@ -25,8 +25,8 @@ pub(super) enum What {
     Overdue(WorkerId, InvocationId),
     /// The neighbours of one that ignored its deadline have had their time.
     Mercy(WorkerId),
-    /// A worker may have been idle long enough.
-    Idle(WorkerId),
+    /// Something that the number of workers depends on may have changed by itself: a keep-alive is over.
+    Scale,
     /// Workers may be started again after failures.
     Start,
     /// An outage that attempts ran into may be over.

@@ -48,6 +48,7 @@ impl Metric {
             Self::Timeouts => "{timeout}",
             Self::Duplicates => "{duplicate}",
             Self::Retries => "{attempt}",
+            Self::Scaling => "{decision}",
         }
     }
 }

@@ -116,7 +116,9 @@ names! {
         Retries = "weft.retries",
         /// Events that ended in the dead-letter queue, with `weft.reason`. Counter.
         DeadLetters = "weft.dead_letters",
-        /// Invocations that waited because a cap was reached. Counter.
+        /// Changes of how many workers there should be or why, with `weft.reason`. Counter.
+        Scaling = "weft.scaling",
+        /// Invocations that waited because a bound was reached, with `weft.reason`. Counter.
         Throttles = "weft.throttles",
         /// From the event's receipt to the start of its attempt. Histogram, seconds.
         QueueWait = "weft.queue_wait",

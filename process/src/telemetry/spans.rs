@@ -6,7 +6,9 @@
 //! Order matters: call [`set_parent`](super::set_parent) on a span before it is entered, before it becomes the parent
 //! of another, and before [`of`](super::of) reads it.
 
+use opentelemetry::KeyValue;
 use tracing::{Span, field::Empty, info_span};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::names::{Attr, SpanName, TRACE_TARGET};
 
@@ -243,6 +245,37 @@ pub fn outcome(span: &Span, outcome: &str) {
 /// Records why: a throttle, a dead letter's reason code.
 pub fn reason(span: &Span, reason: &str) {
     span.record(Attr::Reason.as_str(), reason);
+}
+
+/// A decision on the number of workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scale {
+    /// Why, in one word.
+    pub reason: &'static str,
+    /// Workers that there should be.
+    pub wanted: u32,
+    /// Workers that there were.
+    pub workers: u32,
+    /// Events that wait for a slot.
+    pub waiting: u32,
+    /// Events at the broker behind them; `None`: not known.
+    pub behind: Option<u64>,
+}
+
+/// Adds the decision that the span's event waits for, as a span event called `scale`. Nothing on a disabled span.
+pub fn scale(span: &Span, scale: Scale) {
+    if span.is_disabled() {
+        return;
+    }
+    let number = |key: &'static str, value: u64| KeyValue::new(key, i64::try_from(value).unwrap_or(i64::MAX));
+    let mut attributes = vec![
+        KeyValue::new(Attr::Reason.as_str(), scale.reason),
+        number("weft.scale.wanted", scale.wanted.into()),
+        number("weft.scale.workers", scale.workers.into()),
+        number("weft.scale.waiting", scale.waiting.into()),
+    ];
+    attributes.extend(scale.behind.map(|behind| number("weft.scale.behind", behind)));
+    span.add_event("scale", attributes);
 }
 
 /// Marks the span as failed. `error_type` is a word of low cardinality (`timed_out`, `BrokerUnreachable`); `message`

@@ -23,7 +23,7 @@ use super::super::core::{Action, Bounds, Burial, Core, Input, Now};
 use super::books::{Books, Who, wall};
 use super::{End, RivalEnd, Step};
 use crate::admission::Admission;
-use crate::broker::{Delivery, DeliveryId};
+use crate::broker::{Counts, Delivery, DeliveryId};
 use crate::link::{Ending, FromWorker, How, WorkerId};
 use crate::status::FunctionStats;
 
@@ -92,10 +92,18 @@ pub struct World {
     draining: bool,
     ended: bool,
     stopped: bool,
+    /// The broker was asked what is behind.
+    looking: bool,
 }
 
 fn core(function: &Arc<Function>, admission: &Admission) -> Core {
-    let bounds = Bounds { workers: 2, starts: 2, provisioned_workers: 0, drain: Duration::from_secs(5) };
+    let bounds = Bounds {
+        workers: 2,
+        reserved: u32::MAX,
+        prefetch: 3,
+        starts: 2,
+        drain: Duration::from_secs(5),
+    };
     let stats = Arc::new(FunctionStats::default());
     let mut core = Core::new(Arc::clone(function), "weft", admission.clone(), bounds, stats);
     core.random = fastrand::Rng::with_seed(7);
@@ -153,6 +161,7 @@ impl World {
             draining: false,
             ended: false,
             stopped: false,
+            looking: false,
         };
         world.own();
         world
@@ -226,10 +235,20 @@ impl World {
                     run.cancelled = true;
                 }
             }
-            Action::DrainWorker(id) | Action::KillWorker(id) => {
+            Action::DrainWorker(id) => {
+                if let Some(worker) = self.workers.get_mut(&id) {
+                    assert!(worker.running.is_empty(), "{id:?} is sent home in the middle of its work");
+                    worker.drained = true;
+                }
+            }
+            Action::KillWorker(id) => {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.drained = true;
                 }
+            }
+            Action::LookBehind => {
+                assert!(!self.looking, "asked twice before an answer");
+                self.looking = true;
             }
             Action::StopConsuming | Action::WorkerGone(_) | Action::WakeRelay | Action::ForwardSpans(_) => {}
             Action::Post(_) => panic!("nobody asks for an answer here"),
@@ -374,6 +393,12 @@ impl World {
 
     fn pass(&mut self, ms: u64) {
         self.books.now_ms += ms;
+        if std::mem::take(&mut self.looking) {
+            let ready = self.queue.len() as u64;
+            // Now and then it cannot say.
+            let counts = Counts { ready, unacked: None, consumers: Some(1) };
+            self.hand(Input::Behind((ready % 3 != 1).then_some(counts)));
+        }
         if self.core.next_timer().is_some_and(|at| at <= self.now().mono) {
             self.hand(Input::Tick);
         }

@@ -1,0 +1,371 @@
+//! How many workers: what the loop sees goes into the pure decision, and what it says is started, stopped or asked of
+//! the node. The rules are in [`crate::scale`]; here are the signals, the timers and the words for people.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use weft_schemas::manifest::Function;
+
+use super::core::{Action, Core, Now, Phase, WorkerPhase, WorkerState};
+use super::timer::{Timer, What};
+use crate::broker::Counts;
+use crate::link::WorkerId;
+use crate::scale::{self, Decision, Memory, Policy, Provisioned, Schedule, Signals, schedule};
+use crate::spans;
+use crate::status::{Scaled, Throttle};
+
+/// How often the broker is asked what is behind the events that are here, while there may be any.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long such an answer is believed.
+const BELIEVED: Duration = Duration::from_secs(5);
+/// How long what is provisioned is taken for known: the wall clock may be set.
+const RESCHEDULE: Duration = Duration::from_secs(60);
+/// How often the numbers for people are brought up to date while nothing is decided anew.
+const TELL_EVERY: Duration = Duration::from_millis(250);
+
+/// What the scaling of one function remembers.
+pub(super) struct Scaling {
+    pub memory: Memory,
+    schedule: Schedule,
+    /// What was provisioned when it was looked up, and when that was.
+    provisioned: Option<(Provisioned, Timestamp)>,
+    last: Option<Decision>,
+    told: Option<Instant>,
+    /// Deliveries that are neither acked nor handed back.
+    held: usize,
+    /// The broker answers. What is not known of it is not the same as nothing.
+    connected: bool,
+    /// What was behind at the broker, and when it said so.
+    behind: Option<(u64, Instant)>,
+    /// When the broker was last asked, and whether it has yet to answer.
+    asked: Option<Instant>,
+    asking: bool,
+    /// The earliest look that a timer is set for.
+    armed: Option<Instant>,
+}
+
+impl Scaling {
+    pub(super) fn new(function: &Function) -> Self {
+        Self {
+            memory: Memory::default(),
+            schedule: Schedule::new(&function.concurrency),
+            provisioned: None,
+            last: None,
+            told: None,
+            held: 0,
+            connected: true,
+            behind: None,
+            asked: None,
+            asking: false,
+            armed: None,
+        }
+    }
+}
+
+impl Core {
+    /// Starts what is missing and sends home what is kept long enough.
+    pub(super) fn scale(&mut self, now: Now) {
+        let look = self.look_behind(now);
+        let (signals, over) = self.signals(now);
+        let (least, rescheduled) = self.provisioned(now);
+        let policy = self.policy(least);
+        let decision = scale::decide(now.mono, &signals, &policy, &self.scaling.memory);
+        for _ in signals.workers..decision.workers {
+            self.launch(now);
+        }
+        if decision.workers < signals.workers && !self.draining {
+            self.send_home(signals.workers - decision.workers, now);
+        }
+        self.mark_waiting(&signals, &policy, decision, now);
+        self.tell_scale(now, &signals, decision);
+        if let Some(next) = [look, over, rescheduled].into_iter().flatten().min() {
+            self.look_again(next);
+        }
+    }
+
+    /// What there is to see, and when the next idle worker has been kept long enough.
+    fn signals(&self, now: Now) -> (Signals, Option<Instant>) {
+        let first = [self.ready.front(), self.ready_alone.front()];
+        let oldest = first.into_iter().flatten().filter_map(|key| self.claim_of(key));
+        let oldest = oldest.map(|claim| super::settling::age(&claim, now)).max();
+        let waiting = self.startable(self.ready.len(), now);
+        let waiting_alone = self.startable(self.ready_alone.len(), now);
+        let mut signals = Signals {
+            waiting,
+            waiting_alone,
+            barred: waiting == 0 && waiting_alone == 0 && !(self.ready.is_empty() && self.ready_alone.is_empty()),
+            held: self.start_again.is_some_and(|again| again > now.mono),
+            behind: self.behind(now),
+            oldest: oldest.unwrap_or_default(),
+            ..Signals::default()
+        };
+        let mut next: Option<Instant> = None;
+        for worker in self.workers.values().filter(|worker| worker.phase != WorkerPhase::Draining) {
+            // What still runs in a worker that leaves needs no place in the others.
+            signals.running = signals.running.saturating_add(count(worker.running.len()));
+            signals.workers += 1;
+            signals.starting += u32::from(worker.phase == WorkerPhase::Starting);
+            signals.alone += u32::from(worker.alone && !worker.running.is_empty());
+            if worker.is_idle() {
+                let until = worker.idle_since + self.function.keep_alive;
+                if until <= now.mono {
+                    signals.over += 1;
+                } else {
+                    next = Some(next.map_or(until, |next| next.min(until)));
+                }
+            }
+        }
+        (signals, next)
+    }
+
+    fn policy(&self, least: u32) -> Policy {
+        Policy {
+            slots: self.function.slots,
+            reserved: self.bounds.reserved,
+            most: self.bounds.workers,
+            granted: None,
+            least,
+            expected: 0,
+            starts: self.bounds.starts,
+            max_age: self.function.retry.max_age,
+        }
+    }
+
+    /// Workers that are provisioned now or in a moment, and when to look that up again.
+    fn provisioned(&mut self, now: Now) -> (u32, Option<Instant>) {
+        if self.draining {
+            return (0, None);
+        }
+        let Scaling { schedule, provisioned, memory, .. } = &mut self.scaling;
+        let slots = self.function.slots.max(1);
+        let since = |at: Timestamp| Duration::try_from(now.wall.duration_since(at)).ok();
+        let known = provisioned.filter(|(known, at)| {
+            let fresh = since(*at).is_some_and(|since| schedule.is_constant() || since < RESCHEDULE);
+            fresh && known.until.is_none_or(|until| now.wall < until)
+        });
+        let (known, at) = known.unwrap_or_else(|| {
+            let lead = schedule::lead(memory, schedule.most().div_ceil(slots), self.bounds.starts);
+            (schedule.at(now.wall, lead), now.wall)
+        });
+        *provisioned = Some((known, at));
+        let next = known.until.map(|until| {
+            let left = Duration::try_from(until.duration_since(now.wall)).unwrap_or_default();
+            now.mono + left.min(RESCHEDULE.saturating_sub(since(at).unwrap_or_default())).max(Duration::from_millis(1))
+        });
+        (known.invocations.div_ceil(slots), next)
+    }
+
+    /// Whether one more invocation may begin: `reserved` is kept to the invocation, not to the worker.
+    pub(super) fn may_run_more(&self) -> bool {
+        self.bounds.reserved == u32::MAX || count(self.running()) < self.bounds.reserved
+    }
+
+    /// Stops workers, and only idle ones whose keep-alive is over; those that have been idle longest go first.
+    fn send_home(&mut self, most: u32, now: Now) {
+        let keep = self.function.keep_alive;
+        let over = |worker: &WorkerState| worker.is_idle() && worker.idle_since + keep <= now.mono;
+        let mut idle: Vec<(Instant, WorkerId)> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| over(worker))
+            .map(|(&id, worker)| (worker.idle_since, id))
+            .collect();
+        idle.sort_unstable();
+        for (_, id) in idle.into_iter().take(most as usize) {
+            self.send_worker_home(id);
+        }
+    }
+
+    fn send_worker_home(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.phase = WorkerPhase::Draining;
+            self.actions.push(Action::DrainWorker(id));
+        }
+    }
+
+    fn launch(&mut self, now: Now) {
+        let id = WorkerId(self.next_worker);
+        self.next_worker += 1;
+        let worker = WorkerState {
+            phase: WorkerPhase::Starting,
+            running: std::collections::BTreeMap::new(),
+            alone: false,
+            fresh: true,
+            condemned: false,
+            killed: false,
+            idle_since: now.mono,
+        };
+        self.workers.insert(id, worker);
+        self.actions.push(Action::Launch(id));
+    }
+
+    pub(super) fn fell_idle(&mut self, id: WorkerId, now: Now) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.alone = false;
+            worker.idle_since = now.mono;
+        }
+    }
+
+    /// Events that have found no slot wait for a worker to start, or for a slot within a bound: the latter are throttled.
+    fn mark_waiting(&mut self, signals: &Signals, policy: &Policy, decision: Decision, now: Now) {
+        let workers = decision.demand.min(policy.granted.unwrap_or(u32::MAX).max(policy.least));
+        let slots = u64::from(workers).saturating_mul(u64::from(policy.slots));
+        let room = slots.min(u64::from(policy.reserved)).saturating_sub(u64::from(signals.running));
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        let context = self.scaling.context(decision, signals);
+        let barred = self.held_back(now);
+        for queue in [&self.ready, &self.ready_alone] {
+            // In the order in which they came: those before one that is marked are marked too.
+            for (number, key) in queue.iter().enumerate().rev() {
+                let Some(invocation) = self.invocations.get_mut(key) else { continue };
+                let Phase::Ready { waited, throttled, .. } = &mut invocation.phase else { continue };
+                let first = !std::mem::replace(waited, true);
+                let limit = decision.limit.filter(|_| first && number >= room).map(Throttle::from);
+                let throttle = barred.or(limit).filter(|_| !std::mem::replace(throttled, true));
+                if let Some(throttle) = throttle {
+                    spans::throttled(&invocation.step, throttle.as_str(), context);
+                    self.stats.throttled(throttle);
+                } else if first {
+                    invocation.step = spans::cold_start(&invocation.step, &self.function.name, context);
+                } else if barred.is_none() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Brings what people see up to date: at once when another decision was made, now and then otherwise.
+    fn tell_scale(&mut self, now: Now, signals: &Signals, decision: Decision) {
+        let last = self.scaling.last.replace(decision);
+        let changed = last.is_none_or(|last| (last.why, last.workers) != (decision.why, decision.workers));
+        let due = self.scaling.told.is_none_or(|told| now.mono.saturating_duration_since(told) >= TELL_EVERY);
+        if !changed && !due {
+            return;
+        }
+        self.scaling.told = Some(now.mono);
+        if changed {
+            let became_late = decision.late.is_some() && last.is_none_or(|last| last.late.is_none());
+            if became_late {
+                tracing::warn!(
+                    function = %self.function.name, late_s = decision.late.map_or(0, |late| late.as_secs()),
+                    "events will pass their max_age before they can begin"
+                );
+            }
+            self.stats.scaling.decided(decision.why.as_str());
+        }
+        self.stats.scaling.now(Scaled {
+            why: decision.why.as_str(),
+            wanted: decision.workers,
+            limit: decision.limit.map(crate::scale::Limit::as_str),
+            late: decision.late,
+            behind: signals.behind,
+            oldest: signals.oldest,
+            arrivals_per_s: self.scaling.memory.arrivals_per_s(now.mono),
+            service: self.scaling.memory.service(),
+        });
+    }
+
+    /// Whether the broker has handed out all that it may, so that more may be behind.
+    fn is_full(&self) -> bool {
+        let settled = self.actions.iter().map(let_go).sum();
+        self.scaling.held.saturating_sub(settled) >= self.bounds.prefetch as usize
+    }
+
+    fn behind(&self, now: Now) -> Option<u64> {
+        if !self.scaling.connected {
+            return None;
+        }
+        if !self.is_full() {
+            return Some(0);
+        }
+        let (behind, at) = self.scaling.behind?;
+        (now.mono.saturating_duration_since(at) <= BELIEVED).then_some(behind)
+    }
+
+    /// Asks the broker what is behind, when something may be; says when to ask again.
+    fn look_behind(&mut self, now: Now) -> Option<Instant> {
+        if self.draining || !self.scaling.connected || self.scaling.asking || !self.is_full() {
+            return None;
+        }
+        let due = self.scaling.asked.map_or(now.mono, |asked| asked + LOOK_EVERY);
+        if due > now.mono {
+            return Some(due);
+        }
+        self.scaling.asked = Some(now.mono);
+        self.scaling.asking = true;
+        self.actions.push(Action::LookBehind);
+        None
+    }
+
+    /// The broker's answer; `None`: it cannot say.
+    pub(super) fn on_behind(&mut self, counts: Option<Counts>, now: Now) {
+        self.scaling.asking = false;
+        self.scaling.behind = counts.map(|counts| {
+            // Other dispatchers take their part of it.
+            let takers = u64::from(counts.consumers.unwrap_or(1).max(1));
+            (counts.ready.div_ceil(takers), now.mono)
+        });
+    }
+
+    pub(super) fn on_broker(&mut self, connected: bool) {
+        self.scaling.connected = connected;
+        self.scaling.behind = None;
+    }
+
+    /// Counts deliveries, and what has been let go of.
+    pub(super) fn count_held(&mut self, actions: &[Action]) {
+        let settled: usize = actions.iter().map(let_go).sum();
+        self.scaling.held = self.scaling.held.saturating_sub(settled);
+    }
+
+    pub(super) fn arrived(&mut self, deliveries: usize, now: Now) {
+        self.scaling.held = self.scaling.held.saturating_add(deliveries);
+        self.scaling.memory.arrived(now.mono, count(deliveries));
+    }
+
+    fn look_again(&mut self, at: Instant) {
+        if self.scaling.armed.is_none_or(|armed| at < armed) {
+            self.scaling.armed = Some(at);
+            self.timers.push(Timer::new(at, What::Scale));
+        }
+    }
+
+    /// The timer of [`look_again`](Self::look_again) is due; the look itself follows every input.
+    pub(super) fn scale_timer(&mut self) {
+        self.scaling.armed = None;
+    }
+}
+
+impl Scaling {
+    fn context(&self, decision: Decision, signals: &Signals) -> spans::Scale {
+        spans::Scale {
+            why: decision.why.as_str(),
+            wanted: decision.workers,
+            workers: signals.workers,
+            waiting: signals.waiting.saturating_add(signals.waiting_alone),
+            behind: signals.behind,
+        }
+    }
+}
+
+impl WorkerState {
+    pub(super) fn is_up(&self) -> bool {
+        self.phase == WorkerPhase::Up
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_up() && self.running.is_empty()
+    }
+}
+
+/// How many deliveries an action lets go of.
+fn let_go(action: &Action) -> usize {
+    match action {
+        Action::Ack(ids) | Action::Requeue(ids) => ids.len(),
+        _ => 0,
+    }
+}
+
+pub(super) fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

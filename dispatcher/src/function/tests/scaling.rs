@@ -1,0 +1,150 @@
+//! How many workers: bounds, the broker's word on what is behind, schedules, and what waits because of a bound.
+
+use super::*;
+use crate::broker::Counts;
+use crate::status::Scaled;
+
+fn drained(actions: &[Action]) -> Vec<WorkerId> {
+    actions.iter().filter_map(|action| if let Action::DrainWorker(id) = action { Some(*id) } else { None }).collect()
+}
+
+fn looks(actions: &[Action]) -> usize {
+    actions.iter().filter(|action| matches!(action, Action::LookBehind)).count()
+}
+
+fn counts(ready: u64, consumers: u32) -> Input {
+    Input::Behind(Some(Counts { ready, unacked: None, consumers: Some(consumers) }))
+}
+
+impl Bench {
+    /// So many events, delivered and claimed; what came of it.
+    fn claimed(&mut self, events: usize) -> Vec<Action> {
+        let from = self.tag;
+        let messages = (0..events as u64).map(|number| message(&(from + number).to_string(), "a")).collect();
+        let asked = claimed(&self.deliver(messages));
+        let verdicts = (0..asked.len()).map(|_| Verdict::Run(claim(1, 1, 0))).collect();
+        self.verdicts(&asked, verdicts)
+    }
+
+    /// Time passes on all clocks.
+    fn pass(&mut self, by: Duration) -> Vec<Action> {
+        self.now.shared_us += u64::try_from(by.as_micros()).unwrap();
+        self.now.wall += by;
+        self.later(by)
+    }
+
+    fn scaled(&self) -> Scaled {
+        self.stats.scaling.latest()
+    }
+}
+
+#[test]
+fn reserved_is_kept_to_the_invocation_and_what_waits_for_it_is_throttled() {
+    let mut bench = bench_with(4, 10, "concurrency.reserved = 6");
+    let workers = launched(&bench.claimed(9));
+    assert_eq!(workers.len(), 2, "six at once need two workers");
+    let first = invoked(&bench.ready(workers[0]));
+    let second = invoked(&bench.ready(workers[1]));
+    assert_eq!((first.len(), second.len()), (4, 2));
+    assert_eq!(bench.stats.throttled_by(), [("reserved", 3)].into());
+    assert_eq!(bench.scaled().limit, Some("reserved"));
+    let actions = bench.outcome(workers[0], &first[0].1, succeeded());
+    assert_eq!(invoked(&actions).len(), 1, "one ended, one begins");
+    assert_eq!(bench.stats.throttled_by(), [("reserved", 3)].into(), "each is counted once");
+}
+
+#[test]
+fn only_what_has_no_place_within_the_cap_is_throttled() {
+    let mut bench = bench(2, 3);
+    bench.claimed(8);
+    assert_eq!(bench.stats.throttled_by(), [("max_workers", 2)].into());
+    bench.claimed(1);
+    assert_eq!(bench.stats.throttled_by(), [("max_workers", 3)].into());
+}
+
+#[test]
+fn the_broker_is_asked_what_is_behind_while_all_it_may_hand_out_is_here_and_once_a_second() {
+    let mut bench = bench(1, 1);
+    bench.core.bounds.prefetch = 3;
+    assert_eq!(looks(&bench.claimed(2)), 0);
+    assert_eq!(bench.scaled().behind, Some(0), "it would have handed out more");
+    bench.pass(Duration::from_secs(1));
+    let actions = bench.deliver(vec![message("third", "a")]);
+    assert_eq!(looks(&actions), 1);
+    bench.pass(Duration::from_millis(400));
+    assert_eq!(bench.scaled().behind, None, "it has not answered");
+    assert_eq!(looks(&bench.handle(counts(41, 2))), 0, "not at once again");
+    bench.pass(Duration::from_millis(500));
+    assert_eq!(bench.scaled().behind, Some(21), "another consumer takes half of it");
+    assert_eq!(looks(&bench.pass(Duration::from_secs(1))), 1);
+    bench.handle(Input::Behind(None));
+    bench.pass(Duration::from_millis(300));
+    assert_eq!(bench.scaled().behind, None);
+}
+
+#[test]
+fn idle_workers_stay_while_the_broker_cannot_be_asked() {
+    let mut bench = bench(1, 1);
+    let (worker, invoke) = bench.running("k");
+    let actions = bench.outcome(worker, &invoke, succeeded());
+    bench.settled(&settles(&actions), Settled::Done);
+    bench.handle(Input::Broker(false));
+    assert!(drained(&bench.pass(Duration::from_secs(5))).is_empty());
+    assert_eq!(bench.scaled().why, "no_data");
+    assert_eq!(drained(&bench.handle(Input::Broker(true))), [worker]);
+}
+
+#[test]
+fn a_backlog_that_cannot_be_done_before_max_age_is_late_by_so_much() {
+    let mut bench = bench_with(1, 2, "retry = { max_age = \"1m\" }\ntimeout = \"1m\"");
+    bench.core.bounds.prefetch = 2;
+    let workers = launched(&bench.claimed(2));
+    let entered_us = Some(bench.now.shared_us);
+    let (worker, invoke) = invoked(&bench.ready(workers[0]))[0].clone();
+    bench.ready(workers[1]);
+    // It takes ten seconds.
+    bench.pass(Duration::from_secs(10));
+    let done = FromWorker::Outcome { id: invoke.id, outcome: succeeded(), emits: Vec::new(), entered_us };
+    let actions = bench.handle(Input::Worker(worker, done));
+    bench.settled(&settles(&actions), Settled::Done);
+    bench.claimed(1);
+    bench.handle(counts(10, 1));
+    bench.pass(Duration::from_millis(300));
+    assert_eq!((bench.scaled().why, bench.scaled().late), ("demand", None), "twelve events in two slots: a minute");
+    bench.handle(counts(20, 1));
+    bench.pass(Duration::from_millis(300));
+    let late = bench.scaled().late.unwrap_or_default();
+    assert_eq!(bench.scaled().why, "late");
+    assert!(
+        late > Duration::from_secs(39) && late < Duration::from_secs(41),
+        "100 s for twenty more, less the minute: {late:?}"
+    );
+}
+
+#[test]
+fn a_window_finds_its_workers_ready_and_lets_them_go_when_it_closes() {
+    let opens = Timestamp::now() + Duration::from_secs(12 * 3600);
+    let opens = opens.round(jiff::Unit::Minute).unwrap();
+    let at = opens.to_zoned(jiff::tz::TimeZone::UTC);
+    let window = format!("{{ cron = \"{} {} * * *\", for = \"1h\", provisioned = 3 }}", at.minute(), at.hour());
+    let mut bench = bench_with(1, 10, &format!("concurrency.schedule = [{window}]"));
+    bench.now.wall = opens - Duration::from_secs(60);
+    assert!(launched(&bench.handle(Input::Tick)).is_empty());
+    let mut workers = Vec::new();
+    while workers.is_empty() {
+        let next = bench.core.next_timer().expect("it looks again by itself");
+        let by = next.saturating_duration_since(bench.now.mono);
+        assert!(bench.now.wall + by < opens, "the window opens and nothing was started");
+        workers = launched(&bench.pass(by));
+    }
+    assert_eq!(workers.len(), 3);
+    for &worker in &workers {
+        bench.ready(worker);
+    }
+    bench.now.wall = opens + Duration::from_secs(1800);
+    bench.pass(Duration::from_secs(60));
+    assert_eq!(bench.scaled().why, "provisioned", "far beyond their keep-alive");
+    bench.now.wall = opens + Duration::from_secs(3599);
+    assert!(drained(&bench.pass(Duration::from_millis(500))).is_empty());
+    assert_eq!(drained(&bench.pass(Duration::from_millis(500))).len(), 3);
+}
