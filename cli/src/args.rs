@@ -1,6 +1,7 @@
 //! The command line.
 
 mod dlq;
+mod simulate;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use weft_schemas::{FunctionName, Key, NodeName};
 
 pub use dlq::{DeadLetterFilter, Dlq, DlqGroups, DlqLs, DlqPurge, DlqRedrive, DlqShow, Rate};
+pub use simulate::Simulate;
 
 /// Serverless functions on events, on machines you own: from RabbitMQ, with effects that happen once.
 ///
@@ -62,6 +64,8 @@ pub enum Command {
     Dlq(Dlq),
     /// Check that every accepted event is accounted for, by the ledger's books and the broker's queues
     Audit(Audit),
+    /// Replay a trace of invocations under several keep-alive policies, and compare cold starts, memory and costs
+    Simulate(Simulate),
     /// Create or upgrade the ledger's tables
     Migrate(Migrate),
     /// Check connections, versions, topology and limits, and say what to do

@@ -17,6 +17,7 @@ pub mod report;
 pub mod retry;
 pub mod scale;
 mod services;
+pub mod simulate;
 mod spans;
 pub mod status;
 

@@ -11,6 +11,7 @@ mod migrate;
 mod publish;
 mod run;
 mod schema;
+mod simulate;
 
 use weft_process::report::{Code, Exit, Report};
 use weft_process::telemetry::{self, Export, Telemetry};
@@ -28,6 +29,7 @@ pub fn run(weft: Weft) -> Result<Exit, Report> {
     // These need neither a runtime nor telemetry.
     match weft.command {
         Command::Schema(schema) => return schema::run(&schema),
+        Command::Simulate(simulate) => return simulate::run(&simulate),
         Command::Completions(completions) => return completions::run(&completions),
         _ => {}
     }
@@ -55,7 +57,7 @@ pub fn run(weft: Weft) -> Result<Exit, Report> {
             Command::Audit(audit) => audit::run(audit).await,
             Command::Migrate(migrate) => migrate::run(migrate).await,
             Command::Doctor(doctor) => doctor::run(doctor).await,
-            Command::Schema(_) | Command::Completions(_) => Ok(Exit::Ok),
+            Command::Schema(_) | Command::Simulate(_) | Command::Completions(_) => Ok(Exit::Ok),
         }
     });
     // Not in the runtime: the exporters have threads of their own and block while they flush.

@@ -32,6 +32,7 @@ mod system_idle;
 mod system_lists;
 mod system_metrics;
 mod system_replies;
+mod system_simulate;
 mod system_stage;
 mod system_takeover;
 mod system_telemetry;
