@@ -2,14 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::arrivals::{self, Arrival, Stream};
 use super::figures::{FunctionRun, Run};
 use super::policy::Policy;
 use super::{Setup, Trace};
 use crate::scale::adaptive::Adaptive;
-use crate::scale::{self, Why};
+use crate::scale::{self, Limit};
 
 /// Replays the trace under one policy.
 pub(super) fn run(trace: &Trace, setup: &Setup, policy: &Policy) -> Run {
@@ -39,7 +39,7 @@ enum Event {
     /// An attempt in this worker ends.
     Done(usize, u32),
     /// A worker's keep-alive may be over.
-    Idle(usize, u32),
+    Idle(usize),
     /// What is to be kept warm changes.
     Look(usize),
 }
@@ -49,6 +49,18 @@ enum Keep {
     For(Duration),
     Forever,
     Adaptive(Box<Adaptive>),
+}
+
+impl Keep {
+    /// Whether an idle worker has been kept as long as this says; what adaptive keeps, it keeps by its plan.
+    fn is_over(&self, worker: &Worker, now: Duration) -> bool {
+        worker.is_idle()
+            && match self {
+                Self::For(keep) => worker.idle_since + *keep <= now,
+                Self::Forever => false,
+                Self::Adaptive(_) => true,
+            }
+    }
 }
 
 struct Worker {
@@ -92,6 +104,8 @@ struct Pool<'a> {
 
 struct Node<'a> {
     setup: &'a Setup,
+    /// Any moment: the decision is asked as of so long after it. Nothing depends on which.
+    origin: Instant,
     now: Duration,
     end: Duration,
     due: BinaryHeap<Reverse<Due>>,
@@ -141,6 +155,7 @@ impl<'a> Node<'a> {
         let minutes = u32::try_from(range.1 - range.0).unwrap_or(u32::MAX);
         Self {
             setup,
+            origin: Instant::now(),
             now: Duration::ZERO,
             end: Duration::from_secs(60).saturating_mul(minutes),
             due: BinaryHeap::new(),
@@ -208,10 +223,7 @@ impl<'a> Node<'a> {
                 self.done(nth, id);
                 nth
             }
-            Event::Idle(nth, id) => {
-                self.stop_idle(nth, id);
-                nth
-            }
+            Event::Idle(nth) => nth,
             Event::Look(nth) => {
                 if let Some(pool) = self.pools.get_mut(nth) {
                     pool.look = None;
@@ -294,46 +306,29 @@ impl<'a> Node<'a> {
         if let Keep::For(keep) = pool.keep
             && self.now + keep < self.end
         {
-            self.note(self.now + keep, Event::Idle(nth, id));
+            self.note(self.now + keep, Event::Idle(nth));
         }
     }
 
-    fn stop_idle(&mut self, nth: usize, id: u32) {
-        let Some(pool) = self.pools.get(nth) else { return };
-        let Some(worker) = pool.workers.get(&id) else { return };
-        let Keep::For(keep) = pool.keep else { return };
-        let up = pool.workers.values().filter(|worker| worker.ready).count();
-        let over = self.now.saturating_sub(worker.idle_since) >= keep;
-        if worker.is_idle() && over && up > usize::try_from(pool.least).unwrap_or(usize::MAX) {
-            self.stop(nth, id);
-        }
-    }
-
-    /// Starts what is missing; under the adaptive keep-alive also stops what is not to be kept.
+    /// Starts what is missing and stops what is kept long enough, as the dispatcher's own loop does.
     fn scale(&mut self, nth: usize) {
-        let (now, end, free, slots) = (self.now, self.end, self.free(), self.setup.slots.get());
-        let Some(pool) = self.pools.get_mut(nth) else { return };
+        let (now, end, slots) = (self.now, self.end, self.setup.slots.get());
         let most = self.setup.reserved.map_or(u32::MAX, std::num::NonZeroU32::get);
-        let workers = count(pool.workers.len());
+        let Some(pool) = self.pools.get_mut(nth) else { return };
         let demand = pool.running.saturating_add(count(pool.waiting.len())).div_ceil(slots);
-        let mut least = pool.least;
-        let mut until = None;
+        let missing = demand.min(most).saturating_sub(count(pool.workers.len()));
+        let (mut expected, mut until) = (0, None);
         if let Keep::Adaptive(adaptive) = &mut pool.keep {
             adaptive.needs(now, demand);
             let plan = adaptive.plan(now);
-            least = least.max(plan.workers).min(most);
-            until = plan.until.filter(|&until| until < end);
-            self.stop_beyond(nth, least.max(demand));
+            expected = plan.workers;
+            until = plan.until.filter(|&until| until < end && pool.look.is_none_or(|look| until < look));
         }
-        if let Some(until) = until
-            && let Some(pool) = self.pools.get_mut(nth)
-            && pool.look.is_none_or(|look| until < look)
-        {
+        if let Some(until) = until {
             pool.look = Some(until);
             self.note(until, Event::Look(nth));
         }
-        let missing = demand.min(most).saturating_sub(workers);
-        for _ in free..missing {
+        for _ in self.free()..missing {
             if !self.evict() {
                 break;
             }
@@ -347,38 +342,44 @@ impl<'a> Node<'a> {
             waiting: count(pool.waiting.len()),
             workers,
             starting: count(pool.workers.values().filter(|worker| !worker.ready).count()),
+            over: count(pool.workers.values().filter(|worker| pool.keep.is_over(worker, now)).count()),
+            behind: Some(0),
             ..scale::Signals::default()
         };
         let policy = scale::Policy {
             slots,
-            most: most.min(room).max(1),
-            least: least.min(room),
+            reserved: u32::MAX,
+            most,
+            granted: self.setup.node_workers.map(|_| room),
+            least: pool.least,
+            expected,
             starts: self.setup.starts.get(),
+            max_age: Duration::MAX,
         };
-        let decision = scale::decide(signals, policy);
-        let short = room < demand.min(most);
-        let capped = short || decision.why == Why::Capped;
-        for waiting in pool.waiting.iter_mut().filter(|waiting| !waiting.waited) {
-            waiting.waited = true;
-            pool.run.throttles += u64::from(capped);
+        let decision = scale::decide(self.origin + now, &signals, &policy, &scale::Memory::default());
+        // What has no slot even when all workers are there is throttled.
+        let places = decision.demand.min(room).saturating_mul(slots).saturating_sub(pool.running);
+        for (place, waiting) in (0..).zip(&mut pool.waiting) {
+            let first = !std::mem::replace(&mut waiting.waited, true);
+            pool.run.throttles += u64::from(first && decision.limit.is_some() && place >= places);
         }
-        if short && !pool.short {
+        if decision.limit == Some(Limit::Node) && !pool.short {
             pool.short = true;
             self.short.push_back(nth);
         }
         for _ in workers..decision.workers.min(room) {
             self.launch(nth, false);
         }
+        for _ in decision.workers..workers {
+            self.stop_idle(nth);
+        }
     }
 
-    fn stop_beyond(&mut self, nth: usize, keep: u32) {
-        loop {
-            let Some(pool) = self.pools.get(nth) else { return };
-            if count(pool.workers.len()) <= keep {
-                return;
-            }
-            let idle = pool.workers.iter().filter(|(_, worker)| worker.is_idle());
-            let Some((&id, _)) = idle.min_by_key(|(_, worker)| worker.idle_since) else { return };
+    /// Stops the worker that has been idle longest, if its keep-alive is over.
+    fn stop_idle(&mut self, nth: usize) {
+        let Some(pool) = self.pools.get(nth) else { return };
+        let over = pool.workers.iter().filter(|(_, worker)| pool.keep.is_over(worker, self.now));
+        if let Some((&id, _)) = over.min_by_key(|(_, worker)| worker.idle_since) {
             self.stop(nth, id);
         }
     }
