@@ -50,15 +50,9 @@ pub struct DeadLetterFilter {
     pub key: Option<Key>,
 }
 
+/// Where dead letters are looked for, which of them, and how they are told.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  weft dlq ls --function create-order --newer-than 1d")]
-pub struct DlqLs {
-    /// Also those that were redriven or purged, with how
-    #[arg(long)]
-    pub all: bool,
-    /// At most this many [default: all]
-    #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
-    pub limit: Option<u64>,
+pub struct Selection {
     /// JSON instead of text
     #[arg(long)]
     pub json: bool,
@@ -68,19 +62,41 @@ pub struct DlqLs {
     pub services: Services,
 }
 
+/// What a command that changes dead letters is to change: ids, those of a filter, or all.
+#[derive(Debug, Args)]
+pub struct Targets {
+    /// Ids of dead letters, as `weft dlq ls` shows them
+    #[arg(required_unless_present_any = ["all", "chosen"], conflicts_with_all = ["all", "chosen"])]
+    pub ids: Vec<String>,
+    /// Everything that is neither redriven nor purged yet
+    #[arg(long, conflicts_with = "chosen")]
+    pub all: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  weft dlq ls --function create-order --newer-than 1d")]
+pub struct DlqLs {
+    /// Also those that were redriven or purged, with how
+    #[arg(long)]
+    pub all: bool,
+    /// At most this many [default: all]
+    #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    #[command(flatten)]
+    pub selection: Selection,
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  weft dlq groups --newer-than 1d")]
 pub struct DlqGroups {
     /// Count also those that were redriven or purged
     #[arg(long)]
     pub all: bool,
-    /// JSON instead of text
-    #[arg(long)]
-    pub json: bool,
     #[command(flatten)]
-    pub filter: DeadLetterFilter,
-    #[command(flatten)]
-    pub services: Services,
+    pub selection: Selection,
 }
 
 #[derive(Debug, Args)]
@@ -104,15 +120,8 @@ pub struct DlqShow {
   weft dlq redrive --function create-order --reason terminal --rate 50/s
   weft dlq redrive 0e5b7f0c4b1d9a3c2f8e6d5a4b3c2d1e --edit payload.json")]
 pub struct DlqRedrive {
-    /// Ids of dead letters, as `weft dlq ls` shows them
-    #[arg(required_unless_present_any = ["all", "chosen"], conflicts_with_all = ["all", "chosen"])]
-    pub ids: Vec<String>,
-    /// Everything that is neither redriven nor purged yet
-    #[arg(long, conflicts_with = "chosen")]
-    pub all: bool,
-    /// Say what would be done, and do nothing
-    #[arg(long)]
-    pub dry_run: bool,
+    #[command(flatten)]
+    pub targets: Targets,
     /// At most this many a second, or with `/m` or `/h` a minute or an hour [default: as fast as the ledger takes them]
     #[arg(long, value_name = "N/s", value_parser = rate)]
     pub rate: Option<Rate>,
@@ -123,37 +132,20 @@ pub struct DlqRedrive {
     /// Do not ask; off a terminal nothing is asked
     #[arg(long, short = 'y')]
     pub yes: bool,
-    /// JSON instead of text
-    #[arg(long)]
-    pub json: bool,
     #[command(flatten)]
-    pub filter: DeadLetterFilter,
-    #[command(flatten)]
-    pub services: Services,
+    pub selection: Selection,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  weft dlq purge --reason schema --older-than 30d --dry-run")]
 pub struct DlqPurge {
-    /// Ids of dead letters, as `weft dlq ls` shows them
-    #[arg(required_unless_present_any = ["all", "chosen"], conflicts_with_all = ["all", "chosen"])]
-    pub ids: Vec<String>,
-    /// Everything that is neither redriven nor purged yet
-    #[arg(long, conflicts_with = "chosen")]
-    pub all: bool,
-    /// Say what would be thrown away, and do nothing
-    #[arg(long)]
-    pub dry_run: bool,
+    #[command(flatten)]
+    pub targets: Targets,
     /// Do not ask; needed where nobody can be asked
     #[arg(long, short = 'y')]
     pub yes: bool,
-    /// JSON instead of text
-    #[arg(long)]
-    pub json: bool,
     #[command(flatten)]
-    pub filter: DeadLetterFilter,
-    #[command(flatten)]
-    pub services: Services,
+    pub selection: Selection,
 }
 
 /// How many letters are redriven a second; more than 0.

@@ -14,11 +14,11 @@ use crate::show;
 const MOST: u32 = 100_000;
 
 pub async fn run(args: args::DlqGroups) -> Result<Exit, Report> {
-    let mut query = filter::query(&args.filter, Timestamp::now())?;
+    let mut query = filter::query(&args.selection.filter, Timestamp::now())?;
     query.include_closed = args.all;
-    let ledger = Services::resolve(&args.services)?.checked_ledger().await?;
+    let ledger = Services::resolve(&args.selection.services)?.checked_ledger().await?;
     let groups = of_query(ledger.as_ref(), &query).await?;
-    if args.json {
+    if args.selection.json {
         show::json(&groups.iter().map(as_json).collect::<Vec<_>>())?;
     } else {
         table(&groups)?;

@@ -11,11 +11,11 @@ use crate::services::Services;
 use crate::show;
 
 pub async fn run(args: args::DlqLs) -> Result<Exit, Report> {
-    let mut query = filter::query(&args.filter, Timestamp::now())?;
+    let mut query = filter::query(&args.selection.filter, Timestamp::now())?;
     query.include_closed = args.all;
-    let ledger = Services::resolve(&args.services)?.checked_ledger().await?;
+    let ledger = Services::resolve(&args.selection.services)?.checked_ledger().await?;
     let mut pages = Pages::new(ledger.as_ref(), query, args.limit);
-    if args.json {
+    if args.selection.json {
         return as_json(&mut pages).await;
     }
     let header: &[&str] = if args.all { &HEADER } else { HEADER.split_last().map_or(&[], |(_, open)| open) };

@@ -14,19 +14,19 @@ use crate::services::Services;
 use crate::show;
 
 pub async fn run(args: args::DlqPurge) -> Result<Exit, Report> {
-    let mut query = filter::query(&args.filter, Timestamp::now())?;
-    let ledger = Services::resolve(&args.services)?.checked_ledger().await?;
+    let mut query = filter::query(&args.selection.filter, Timestamp::now())?;
+    let ledger = Services::resolve(&args.selection.services)?.checked_ledger().await?;
     let ledger = ledger.as_ref();
-    let (groups, ids) = if args.ids.is_empty() {
+    let (groups, ids) = if args.targets.ids.is_empty() {
         // What dies while the question is open is not what was asked about.
         let any = pages::freeze(ledger, &mut query).await?;
         (if any { groups::of_query(ledger, &query).await? } else { Vec::new() }, None)
     } else {
-        let open = open(ledger, &args.ids).await?;
+        let open = open(ledger, &args.targets.ids).await?;
         (groups::of_records(open.iter()), Some(open.into_iter().map(|record| record.letter.id).collect::<Vec<_>>()))
     };
     let matched = groups::total(&groups);
-    if matched == 0 || args.dry_run {
+    if matched == 0 || args.targets.dry_run {
         return report(&args, &groups, 0, false);
     }
     if !args.yes {
@@ -34,7 +34,7 @@ pub async fn run(args: args::DlqPurge) -> Result<Exit, Report> {
     }
     let shutdown = Shutdown::on_signals()
         .map_err(|error| Report::new(Code::Unexpected, format!("failed to follow signals: {error}")))?;
-    let bar = show::bar(Some(matched), args.json);
+    let bar = show::bar(Some(matched), args.selection.json);
     let mut purged = 0;
     let walk = match ids {
         Some(ids) => throw(ledger, &ids, &mut purged).await.map(|()| false),
@@ -107,15 +107,15 @@ async fn throw_all(
 
 fn report(args: &args::DlqPurge, groups: &[DeadLetterGroup], purged: u64, stopped: bool) -> Result<Exit, Report> {
     let matched = groups::total(groups);
-    if args.json {
+    if args.selection.json {
         show::json(&json!({
-            "dry_run": args.dry_run,
+            "dry_run": args.targets.dry_run,
             "matched": matched,
             "purged": purged,
             "groups": groups,
             "stopped": stopped,
         }))?;
-    } else if args.dry_run {
+    } else if args.targets.dry_run {
         groups::table(groups)?;
         show::line(&format!("would throw {} away", super::letters(matched)))?;
     } else {

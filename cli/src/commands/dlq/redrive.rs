@@ -20,34 +20,34 @@ use crate::show;
 
 pub async fn run(args: args::DlqRedrive) -> Result<Exit, Report> {
     // Wrong flags are told before anything is connected.
-    let query = filter::query(&args.filter, Timestamp::now())?;
-    if args.edit.is_some() && args.ids.len() != 1 {
+    let query = filter::query(&args.selection.filter, Timestamp::now())?;
+    if args.edit.is_some() && args.targets.ids.len() != 1 {
         return Err(Report::new(Code::Setting, "failed to edit: --edit takes the id of exactly one dead letter"));
     }
-    let ledger = Services::resolve(&args.services)?.checked_ledger().await?;
+    let ledger = Services::resolve(&args.selection.services)?.checked_ledger().await?;
     let ledger = ledger.as_ref();
-    if let (Some(file), [id]) = (&args.edit, args.ids.as_slice()) {
+    if let (Some(file), [id]) = (&args.edit, args.targets.ids.as_slice()) {
         return edit(ledger, id, file.as_deref(), &args).await;
     }
     let Some((letters, total)) = letters(ledger, &args, query).await? else {
         return report(&Tally::default(), &args);
     };
-    if args.dry_run && !args.json && args.ids.is_empty() {
+    if args.targets.dry_run && !args.selection.json && args.targets.ids.is_empty() {
         // Only ids are worth a walk.
         return report(&Tally { redriven: total, ..Tally::default() }, &args);
     }
     let run = Run {
         ledger,
         by: super::who(),
-        prefix: args.services.prefix.clone(),
+        prefix: args.selection.services.prefix.clone(),
         rate: args.rate,
-        dry_run: args.dry_run,
-        keep_ids: args.json,
+        dry_run: args.targets.dry_run,
+        keep_ids: args.selection.json,
     };
     // From here on a signal stops between two letters.
     let shutdown = Shutdown::on_signals()
         .map_err(|error| Report::new(Code::Unexpected, format!("failed to follow signals: {error}")))?;
-    let bar = show::bar(Some(total), args.json || args.dry_run);
+    let bar = show::bar(Some(total), args.selection.json || args.targets.dry_run);
     let mut tally = Tally::default();
     let ended = run.all(letters, &shutdown, &mut tally, |done| bar.set_position(done)).await;
     bar.finish_and_clear();
@@ -63,8 +63,8 @@ async fn letters<'a>(
     args: &args::DlqRedrive,
     mut query: DeadLetterQuery,
 ) -> Result<Option<(Letters<'a>, u64)>, Report> {
-    if !args.ids.is_empty() {
-        let ids: VecDeque<_> = super::known(ledger, &args.ids).await?.into();
+    if !args.targets.ids.is_empty() {
+        let ids: VecDeque<_> = super::known(ledger, &args.targets.ids).await?.into();
         let count = ids.len() as u64;
         return Ok(Some((Letters::Ids(ledger, ids), count)));
     }
@@ -73,10 +73,10 @@ async fn letters<'a>(
     }
     let groups = groups::of_query(ledger, &query).await?;
     let total = groups::total(&groups);
-    if args.dry_run && !args.json {
+    if args.targets.dry_run && !args.selection.json {
         groups::table(&groups)?;
     }
-    if !args.dry_run && !args.yes && !args.json && total > 1 && show::is_interactive() {
+    if !args.targets.dry_run && !args.yes && !args.selection.json && total > 1 && show::is_interactive() {
         groups::table(&groups)?;
         if !show::confirm(&format!("redrive these {}?", super::letters(total)))? {
             return Err(
@@ -215,23 +215,23 @@ async fn edit(ledger: &dyn Ledger, id: &str, file: Option<&Path>, args: &args::D
     let mut tally = Tally::default();
     let mut edited = None;
     if super::is_closed(&record) {
-        tally.count(&letter.id, false, args.json);
+        tally.count(&letter.id, false, args.selection.json);
     } else {
         let body = payload::read(file, &letter.message.body)?;
-        let new = requeue::edited_message(letter, &args.services.prefix, body).map_err(|error| {
+        let new = requeue::edited_message(letter, &args.selection.services.prefix, body).map_err(|error| {
             Report::new(Code::InputFile, format!("failed to {error}")).help("nothing was redriven: correct the payload")
         })?;
-        let redriven = if args.dry_run {
+        let redriven = if args.targets.dry_run {
             true
         } else {
             let (by, successor) = (super::who(), Some(new.key.clone()));
             send(ledger, &letter.id, Redrive { by, message: now(new.message), successor }).await?
         };
-        tally.count(&letter.id, redriven, args.json);
+        tally.count(&letter.id, redriven, args.selection.json);
         edited = redriven.then_some((new.key, new.event_id));
     }
-    if args.json {
-        let mut value = tally.as_json(args.dry_run);
+    if args.selection.json {
+        let mut value = tally.as_json(args.targets.dry_run);
         value["redriven_as"] = json!(edited.as_ref().map(|(key, _)| key));
         value["event_id"] = json!(edited.as_ref().map(|(_, event_id)| event_id));
         show::json(&value)?;
@@ -239,9 +239,9 @@ async fn edit(ledger: &dyn Ledger, id: &str, file: Option<&Path>, args: &args::D
     }
     match &edited {
         Some((key, _)) => {
-            let verb = if args.dry_run { "would redrive" } else { "redrove" };
+            let verb = if args.targets.dry_run { "would redrive" } else { "redrove" };
             show::line(&format!("{verb} {} as {}", letter.id, show::printable(key.as_str())))?;
-            if !args.dry_run {
+            if !args.targets.dry_run {
                 show::line(FOLLOW)?;
             }
         }
@@ -264,10 +264,10 @@ impl Tally {
 }
 
 fn report(tally: &Tally, args: &args::DlqRedrive) -> Result<Exit, Report> {
-    if args.json {
-        show::json(&tally.as_json(args.dry_run))?;
+    if args.selection.json {
+        show::json(&tally.as_json(args.targets.dry_run))?;
     } else {
-        let verb = if args.dry_run { "would redrive" } else { "redrove" };
+        let verb = if args.targets.dry_run { "would redrive" } else { "redrove" };
         let mut text = format!("{verb} {}", super::letters(tally.redriven));
         if tally.already > 0 {
             text.push_str(&format!("; {} had been redriven or purged before", tally.already));
@@ -276,7 +276,7 @@ fn report(tally: &Tally, args: &args::DlqRedrive) -> Result<Exit, Report> {
             text.push_str("; stopped by a signal, run the same again for the rest");
         }
         show::line(&text)?;
-        if tally.redriven > 0 && !args.dry_run {
+        if tally.redriven > 0 && !args.targets.dry_run {
             show::line(FOLLOW)?;
         }
     }
