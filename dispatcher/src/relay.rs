@@ -275,11 +275,15 @@ struct Told {
 impl Told {
     /// `apart`: it is its address that is silent, not the broker.
     fn refused(&mut self, due: &Due, error: &PublishError, apart: bool) {
-        let news = match error {
-            _ if apart => self.stats.held(route(&due.message), Some(error.to_string())),
-            PublishError::Unroutable { .. } | PublishError::Nacked => {
+        let held = match error {
+            PublishError::Unroutable { .. } | PublishError::Nacked | PublishError::Unconfirmed { .. } => {
                 self.stats.held(route(&due.message), Some(error.to_string()))
             }
+            PublishError::Disconnected { .. } => false,
+        };
+        let news = match error {
+            _ if apart => held,
+            PublishError::Unroutable { .. } | PublishError::Nacked => held,
             PublishError::Unconfirmed { .. } | PublishError::Disconnected { .. } => {
                 !std::mem::replace(&mut self.broker, true)
             }

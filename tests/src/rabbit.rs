@@ -446,6 +446,21 @@ impl PrivateRabbit {
         or_fail(self.control(&["set_vm_memory_high_watermark", "absolute", limit]).await);
     }
 
+    /// Holds the process of a classic queue, so that it confirms nothing that is published to it, or lets it go on: then it
+    /// takes and confirms what came meanwhile. All other queues are as ever.
+    ///
+    /// # Panics
+    /// The broker's own tool cannot be run or says no; there is no such queue.
+    pub async fn hold_queue(&self, vhost: &Vhost, queue: &str, held: bool) {
+        let what = if held { "suspend" } else { "resume" };
+        let script = format!(
+            "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{}\">>, queue, <<\"{queue}\">>)), \
+             ok = sys:{what}(amqqueue:get_pid(Q)).",
+            vhost.name
+        );
+        or_fail(self.control(&["eval", &script]).await);
+    }
+
     /// Sets how long a delivery may stay unacked before its channel is closed (30 min unless told), and looks often.
     ///
     /// # Panics

@@ -1,7 +1,8 @@
 //! Requests: `reply_to` answered on a real RabbitMQ, once per requester, with the stored bytes.
 
 use serde_json::{Value, json};
-use weft_tests::{Fetched, poll};
+use weft_dispatcher::broker::amqp::requester::{ReplyTo, Requester};
+use weft_tests::{Fetched, PrivateRabbit, poll};
 
 use super::system_stage::{LIMIT, Stage, get, stop};
 
@@ -93,6 +94,43 @@ async fn a_request_is_answered_after_its_retries_and_a_death_with_its_error() {
 }
 
 #[tokio::test]
+async fn requesters_over_direct_reply_to_and_exclusive_queues_are_answered_and_so_are_their_duplicates() {
+    let stage = Stage::real().await.manifest(MANIFEST);
+    let mut dispatcher = stage.start(&[]).await;
+    let admin = super::system_stage::admin(&mut dispatcher).await;
+    let exchange = format!("{}.events", stage.prefix);
+    let file = stage.path("go");
+    std::fs::write(&file, "").unwrap();
+    let data = json!({ "file": file }).to_string();
+    for (to, id) in [(ReplyTo::Direct, "d"), (ReplyTo::Exclusive, "x")] {
+        let mut first = Requester::connect(&stage.vhost().amqp_url, to).await;
+        for correlation in ["one", "again"] {
+            first.ask(&exchange, "t.wait", id, correlation, &data).await;
+            let answer = first.answer().await;
+            assert_eq!((answer.correlation.as_deref(), answer.body.as_str()), (Some(correlation), r#"{"attempt":1}"#));
+        }
+        // Another client with the same request has its own answer.
+        let mut second = Requester::connect(&stage.vhost().amqp_url, to).await;
+        second.ask(&exchange, "t.wait", id, "other", &data).await;
+        assert_eq!(second.answer().await.correlation.as_deref(), Some("other"));
+        // A retry brings the address along.
+        let late = json!({ "from_attempt": 2 }).to_string();
+        first.ask(&exchange, "t.retry", id, "late", &late).await;
+        assert_eq!(first.answer().await.correlation.as_deref(), Some("late"));
+        first.close().await;
+        second.close().await;
+    }
+    let status: Value = get(&admin, "/status").await.json().await.unwrap();
+    assert_eq!(status["replies_dropped"], 0, "what was delivered is not told as dropped");
+    poll("nothing waits in the outbox", LIMIT, || async {
+        let left = stage.sql("select count(*) from weft.outbox").await;
+        if left == "0" { Ok(()) } else { Err(left) }
+    })
+    .await;
+    stop(dispatcher).await;
+}
+
+#[tokio::test]
 async fn an_answer_for_a_client_that_is_gone_is_dropped_and_leaves_nothing_behind() {
     let stage = Stage::real().await.manifest(MANIFEST);
     stage.vhost().declare_queue("gone", json!({})).await;
@@ -110,5 +148,53 @@ async fn an_answer_for_a_client_that_is_gone_is_dropped_and_leaves_nothing_behin
     })
     .await;
     assert_eq!(stage.sql("select count(*) from weft.outbox").await, "0");
+    stop(dispatcher).await;
+}
+
+#[tokio::test]
+async fn one_queue_that_does_not_confirm_is_named_and_holds_up_no_answer_to_another() {
+    let rabbit = PrivateRabbit::start().await;
+    let stage = Stage::with_rabbit(&rabbit).await.manifest(MANIFEST);
+    for queue in ["stuck", "r"] {
+        stage.vhost().declare_queue(queue, json!({})).await;
+    }
+    let mut dispatcher = stage.start(&[]).await;
+    let admin = super::system_stage::admin(&mut dispatcher).await;
+    let held = async || -> Value { get(&admin, "/status").await.json::<Value>().await.unwrap()["held"].take() };
+    let file = stage.path("go");
+    std::fs::write(&file, "").unwrap();
+    let data = json!({ "file": file });
+    rabbit.hold_queue(stage.vhost(), "stuck", true).await;
+    for n in 0..5 {
+        ask(&stage, "t.wait", &format!("s{n}"), "stuck", &format!("s{n}"), &data).await;
+        ask(&stage, "t.wait", &format!("r{n}"), "r", &format!("r{n}"), &data).await;
+        let answer = answers(&stage, "r", 1).await.remove(0);
+        assert_eq!(answer.properties["correlation_id"], format!("r{n}"));
+    }
+    poll("the queue is named", LIMIT, || async {
+        let held = held().await;
+        if held["stuck"].as_str().is_some_and(|why| why.contains("no confirm")) { Ok(()) } else { Err(held) }
+    })
+    .await;
+    ask(&stage, "t.wait", "last", "r", "last", &data).await;
+    answers(&stage, "r", 1).await;
+    assert!(held().await["stuck"].is_string(), "it is stuck still");
+
+    rabbit.hold_queue(stage.vhost(), "stuck", false).await;
+    poll("nothing waits in the outbox", LIMIT, || async {
+        let left = stage.sql("select count(*) from weft.outbox").await;
+        if left == "0" { Ok(()) } else { Err(left) }
+    })
+    .await;
+    poll("nothing is held", LIMIT, || async {
+        let held = held().await;
+        if held.is_null() { Ok(()) } else { Err(held) }
+    })
+    .await;
+    // Published more than once perhaps, each with an id of its own.
+    let got = answers(&stage, "stuck", 5).await;
+    let ids: std::collections::BTreeSet<_> =
+        got.iter().map(|answer| answer.properties["message_id"].to_string()).collect();
+    assert_eq!(ids.len(), 5, "none is lost: {ids:?}");
     stop(dispatcher).await;
 }

@@ -13,6 +13,8 @@ mod consumer;
 pub(in crate::broker) mod convert;
 mod health;
 mod publisher;
+#[cfg(feature = "conformance")]
+pub mod requester;
 mod topology;
 
 use std::sync::atomic::AtomicU64;

@@ -65,6 +65,15 @@ struct Ready<'a> {
     properties: BasicProperties,
 }
 
+/// What RabbitMQ makes of `amq.rabbitmq.reply-to` in a request: a way to its connection, with no queue in between.
+const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to.";
+
+impl Ready<'_> {
+    fn is_direct_reply(&self) -> bool {
+        self.message.exchange.is_empty() && self.message.routing_key.starts_with(DIRECT_REPLY)
+    }
+}
+
 /// How one wave ended. Those without an outcome are to be published again, time permitting.
 enum Wave {
     /// Every message has its outcome.
@@ -299,10 +308,12 @@ async fn write_all(
     ready: &[Ready<'_>],
     failure: &mut Option<lapin::Error>,
 ) -> Vec<(usize, PublisherConfirm)> {
-    let options = BasicPublishOptions { mandatory: true, immediate: false };
     let mut confirms = Vec::with_capacity(ready.len());
     let mut pending = Vec::new();
     for (place, ready) in ready.iter().enumerate() {
+        // RabbitMQ delivers a direct reply and then returns it as one that no queue takes.
+        let mandatory = !ready.is_direct_reply();
+        let options = BasicPublishOptions { mandatory, immediate: false };
         let mut write = Box::pin(channel.basic_publish(
             ready.exchange.clone(),
             ready.routing_key.clone(),
