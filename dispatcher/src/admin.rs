@@ -49,11 +49,17 @@ impl View {
             Health::Disconnected { reason } => Some(format!("disconnected: {reason}")),
         };
         let ledger = match (self.owner.borrow().is_none(), self.ledger.now()) {
-            (false, reason) => reason,
+            (false, reason) => reason.or_else(|| self.refused()),
             (true, Some(reason)) => Some(format!("the node's lease is lost: {reason}")),
             (true, None) => Some("the node's lease is lost".to_owned()),
         };
         Wrong { broker, ledger, state: self.state.now() }
+    }
+
+    /// What the ledger says to the functions: the lease's renewal may fit where their rows do not.
+    fn refused(&self) -> Option<String> {
+        let functions = self.stats.snapshot().functions.into_iter();
+        functions.filter_map(|(name, function)| Some(format!("{name}: {}", function.ledger?))).next()
     }
 }
 

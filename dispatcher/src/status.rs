@@ -117,6 +117,7 @@ pub struct FunctionStats {
     throttled: Mutex<BTreeMap<Throttle, u64>>,
     reason: Mutex<Option<String>>,
     outage: Mutex<Option<String>>,
+    ledger: Mutex<Option<String>>,
     /// Why it has as many workers as it has, and what waits for it.
     pub scaling: Scaling,
     name: String,
@@ -162,6 +163,11 @@ impl FunctionStats {
     /// What attempts ran into that is no fault of theirs, or `None`.
     pub(crate) fn outage(&self, error: Option<String>) {
         *lock(&self.outage) = error;
+    }
+
+    /// Why the ledger takes nothing of it, or `None`.
+    pub(crate) fn ledger(&self, error: Option<String>) {
+        *lock(&self.ledger) = error;
     }
 
     pub(crate) fn sample(&self, cold: bool, duration: Duration) {
@@ -350,6 +356,7 @@ impl FunctionStats {
             dead: self.dead(),
             unhealthy: lock(&self.reason).clone(),
             outage: lock(&self.outage).clone(),
+            ledger: lock(&self.ledger).clone(),
         }
     }
 }
@@ -365,8 +372,8 @@ pub struct Snapshot {
     pub refused: u64,
     /// Replies that no queue took, since the start: who asked was gone.
     pub replies_dropped: u64,
-    /// Addresses that refuse what the outbox has for them (no such queue, a full one), with the last error. The rows are
-    /// kept and tried again.
+    /// Addresses that refuse what the outbox has for them (no such queue, a full one) or do not confirm it, with the last
+    /// error. The rows are kept and tried again.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub held: BTreeMap<String, String>,
     /// Messages that the broker itself had given up, taken from its crash net since the start.
@@ -406,4 +413,7 @@ pub struct FunctionSnapshot {
     /// Its attempts cannot use the ledger or the state, so its events wait: the newest error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outage: Option<String>,
+    /// The ledger takes nothing of it at present, whatever else it answers to (a full disk): the newest error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<String>,
 }

@@ -12,6 +12,7 @@
 //! itself here.
 
 mod binary;
+mod disk;
 pub mod env;
 mod error;
 mod instance;
@@ -24,6 +25,7 @@ mod rabbit;
 mod redis;
 
 pub use binary::bin;
+pub use disk::SmallDisk;
 pub use error::Error;
 pub use poll::{poll, poll_every};
 pub use postgres::{PrivatePostgres, postgres, sql};

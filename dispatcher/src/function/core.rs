@@ -244,6 +244,9 @@ pub(crate) struct Bounds {
     pub drain: Duration,
 }
 
+/// Failures of the ledger in a row that the admin port is told of: fewer are over before anybody looks.
+const TOLD_AFTER: u32 = 3;
+
 /// One function's state. Owned by [`super::task::run`] alone.
 pub(crate) struct Core {
     pub(super) function: Arc<Function>,
@@ -424,6 +427,9 @@ impl Core {
             self.batch = 1;
         }
         self.ledger_failures = self.ledger_failures.saturating_add(1);
+        if self.ledger_failures >= TOLD_AFTER {
+            self.stats.ledger(Some(weft_process::report::chain(error)));
+        }
         let doublings = self.ledger_failures.min(6);
         let wait = Duration::from_millis(50 << doublings).mul_f64(0.8 + 0.4 * self.random.f64());
         let again = now.mono + wait;
@@ -437,6 +443,7 @@ impl Core {
             tracing::info!(function = %self.function.name, "ledger answers again");
             self.ledger_failures = 0;
             self.ledger_again = None;
+            self.stats.ledger(None);
         }
     }
 

@@ -161,7 +161,18 @@ impl Joiner {
             Kind::Sqlite => {
                 let path: PathBuf = path_of(url)?;
                 let options = sqlite::options(&path).busy_timeout(TURN);
-                let pool = |size| SqlitePoolOptions::new().max_connections(size).acquire_timeout(TURN);
+                let pool = |size| {
+                    let options = SqlitePoolOptions::new().max_connections(size).acquire_timeout(TURN);
+                    // One that believes to be in a transaction for ever is replaced: see `File::writer`.
+                    options.before_acquire(|connection, _| {
+                        Box::pin(async move {
+                            if connection.is_in_transaction() {
+                                connection.ping().await?;
+                            }
+                            Ok(!connection.is_in_transaction())
+                        })
+                    })
+                };
                 let address = format!("sqlite://{}", path.display());
                 let pools = Pools::Sqlite {
                     path,

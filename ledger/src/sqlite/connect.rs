@@ -118,8 +118,21 @@ impl File {
     }
 
     /// Waits for this process's turn to write.
+    ///
+    /// SQLite itself ends a transaction that a full disk stopped. The client then fails to roll it back and believes to be
+    /// in it for ever, so such a connection is replaced. If that does not work, whatever is asked of it fails, and the
+    /// next turn tries again.
     pub async fn writer(&self) -> Writer<'_> {
-        let connection = self.writer.lock().await;
+        let mut connection = self.writer.lock().await;
+        if connection.is_in_transaction() {
+            // Not if the rollback is only under way: the answer comes after it.
+            let _ = connection.ping().await;
+            if connection.is_in_transaction()
+                && let Ok(another) = SqliteConnection::connect_with(&options(&self.path)).await
+            {
+                *connection = another;
+            }
+        }
         Writer { connection, _turn: Turn::take(&self.path).await }
     }
 

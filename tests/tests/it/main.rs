@@ -16,6 +16,7 @@ mod harness;
 mod isolation_deadline;
 mod ledger_faults;
 mod ledger_postgres;
+mod outage_disk;
 mod outage_ledger;
 mod outage_matrix;
 mod outage_stage;

@@ -78,3 +78,18 @@ fn a_drain_hands_back_what_waits_for_an_outage_to_end() {
     bench.settled(&released, Settled::Done);
     assert_eq!(requeued(&bench.handle(Input::Drain)), [1]);
 }
+
+#[test]
+fn a_ledger_that_takes_nothing_again_and_again_is_told_until_it_does() {
+    let mut bench = bench(1, 1);
+    let told = |bench: &Bench| bench.stats.snapshot().ledger;
+    let mut asked = claimed(&bench.deliver(vec![message("k", "a")]));
+    for failures in 0..3 {
+        assert_eq!(told(&bench), None, "{failures} are soon over");
+        bench.handle(Input::Claimed { keys: asked, result: Err(unreachable()) });
+        asked = claimed(&bench.later(Duration::from_secs(5)));
+    }
+    assert!(told(&bench).is_some_and(|reason| reason.contains("gone")), "with the reason");
+    bench.verdicts(&asked, vec![Verdict::Run(claim(1, 1, 0))]);
+    assert_eq!(told(&bench), None);
+}
