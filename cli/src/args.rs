@@ -119,6 +119,12 @@ pub struct Dispatching {
     /// Workers of one function at most
     #[arg(long, env = "WEFT_MAX_WORKERS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub max_workers: u32,
+    /// Workers of all functions together at most [default: 32 per core, at least 128]
+    #[arg(long, env = "WEFT_NODE_WORKERS", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub node_workers: Option<u32>,
+    /// Memory of all workers together at most, by what the functions declare, such as `6GiB` [default: 3/4 of what there is]
+    #[arg(long, env = "WEFT_NODE_MEMORY", value_name = "SIZE", value_parser = size)]
+    pub node_memory: Option<u64>,
     /// How long a dispatcher's claims outlive it when it vanishes, 1s to 10m
     #[arg(long, env = "WEFT_LEASE", default_value = "15s", value_parser = duration(1, 600))]
     pub lease: Duration,
@@ -301,6 +307,15 @@ pub enum SchemaName {
 pub struct Completions {
     /// Which shell
     pub shell: clap_complete::Shell,
+}
+
+/// Reads sizes such as `512MiB`, 16 MiB at least: less holds no worker.
+fn size(text: &str) -> Result<u64, String> {
+    match weft_schemas::manifest::bytes::parse(text) {
+        Some(bytes) if bytes >= 16 << 20 => Ok(bytes),
+        Some(_) => Err("must be 16MiB or more".to_owned()),
+        None => Err("write a number and a unit, such as 512MiB or 6GiB".to_owned()),
+    }
 }
 
 /// Reads durations such as `500ms`, `15s`, `2m`, within bounds in seconds.

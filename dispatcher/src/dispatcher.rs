@@ -15,7 +15,7 @@ use weft_process::secret::Address;
 use weft_process::shutdown::Shutdown;
 use weft_process::telemetry::{Export, Forwarder, Metrics};
 use weft_schemas::frame::Start;
-use weft_schemas::manifest::{Function, Manifest};
+use weft_schemas::manifest::{Function, Manifest, bytes};
 use weft_schemas::{FunctionName, NodeName};
 
 use crate::admission::Admission;
@@ -28,8 +28,9 @@ use crate::nets::copies::Copies;
 use crate::nets::{self, Nets};
 use crate::node::Keeper;
 use crate::relay::Relay;
-use crate::scale::Schedule;
+use crate::scale::{Budget, Schedule};
 use crate::services::{Check, Condition, Pace, watch_state};
+use crate::shares::Shares;
 use crate::status::Stats;
 use crate::{admin, report};
 
@@ -57,8 +58,10 @@ pub struct Config {
     pub lease: Duration,
     /// How long a drain waits for what runs.
     pub drain_limit: Duration,
-    /// Workers of one function at most, unless it reserves less.
+    /// Workers of one function at most.
     pub max_workers: u32,
+    /// Workers of all functions at most, and their memory; [`machine::budget`](crate::machine::budget) says what fits here.
+    pub budget: Budget,
     /// Where spans go; the workers' too.
     pub export: Export,
     /// Where counts and durations go.
@@ -92,6 +95,7 @@ impl Dispatcher {
     /// # Errors
     /// The first thing that is wrong, as a person should read it.
     pub async fn prepare(config: Config) -> Result<Self, Report> {
+        fits(&config)?;
         let mut functions = Vec::new();
         for function in config.manifest.functions.values() {
             let lookup = |name: &str| std::env::var_os(name);
@@ -227,6 +231,8 @@ impl Dispatcher {
         };
         emptiers.spawn(copies.run(shutdown.drain.clone()));
 
+        let shares = Shares::new(config.budget);
+        background.spawn(shares.clone().run(stop.clone()));
         let mut loops = JoinSet::new();
         for Prepared { function, program, admission } in &self.functions {
             let bounds = bounds(function, config);
@@ -245,6 +251,7 @@ impl Dispatcher {
                     subscription,
                     broker: Arc::clone(&config.broker),
                     queue,
+                    share: shares.join(function.memory_bytes, function.concurrency.weight),
                     ledger: Arc::clone(&config.ledger),
                     owner: owner.clone(),
                     program: Arc::clone(program),
@@ -345,12 +352,43 @@ fn bounds(function: &Function, config: &Config) -> Bounds {
         reserved,
         prefetch: prefetch(function, workers, reserved),
         starts: cores(),
+        shared: true,
         drain: config.drain_limit,
     }
 }
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What is provisioned must fit the node together, and a worker of each function by itself: else the promise could not be
+/// kept, or the function would wait for ever.
+fn fits(config: &Config) -> Result<(), Report> {
+    let Budget { workers, memory_bytes } = config.budget;
+    let (mut owed, mut owed_bytes) = (0u64, 0u64);
+    for function in config.manifest.functions.values() {
+        if function.memory_bytes > memory_bytes {
+            let (wants, has) = (bytes::format(function.memory_bytes), bytes::format(memory_bytes));
+            let text = format!(
+                "failed to fit function {}: its worker wants {wants}, all workers may have {has}",
+                function.name
+            );
+            return Err(
+                Report::new(Code::Setting, text).help("give a larger --node-memory, or the function less memory")
+            );
+        }
+        let provisioned = Schedule::new(&function.concurrency).most().div_ceil(function.slots.max(1));
+        owed += u64::from(provisioned);
+        owed_bytes = owed_bytes.saturating_add(function.memory_bytes.saturating_mul(provisioned.into()));
+    }
+    if owed > u64::from(workers) || owed_bytes > memory_bytes {
+        let (wants, has) = (bytes::format(owed_bytes), bytes::format(memory_bytes));
+        let text = format!(
+            "failed to fit what is provisioned: {owed} workers with {wants}, the node has {workers} workers and {has}"
+        );
+        return Err(Report::new(Code::Setting, text).help("provision less, or raise --node-workers and --node-memory"));
+    }
+    Ok(())
 }
 
 fn cores() -> u32 {

@@ -10,6 +10,7 @@ pub mod broker;
 pub mod dispatcher;
 mod function;
 pub mod link;
+pub mod machine;
 mod nets;
 mod node;
 mod relay;
@@ -18,6 +19,7 @@ pub mod retry;
 pub mod scale;
 mod services;
 pub mod simulate;
+mod shares;
 mod spans;
 pub mod status;
 

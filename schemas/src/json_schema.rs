@@ -88,6 +88,11 @@ fn property(key: &Key) -> Value {
             "examples": [{ "NAME": key.example }],
         }),
         Key::Duration(key) => unit(key, DURATION_PATTERN, duration::format),
+        Key::DurationOr(key, word) => {
+            let mut either = unit(key, DURATION_PATTERN, duration::format);
+            either["pattern"] = json!(format!("{DURATION_PATTERN}|^{word}$"));
+            either
+        }
         Key::Bytes(key) => unit(key, BYTES_PATTERN, bytes::format),
         Key::Count(key) => number(key, "integer"),
         Key::Number(key) => number(key, "number"),

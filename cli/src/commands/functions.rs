@@ -47,11 +47,14 @@ pub async fn run(args: args::Functions) -> Result<Exit, Report> {
     let rows = manifest.functions.values().map(|function| {
         let numbers = live_of(live.as_ref(), function.name.as_str());
         let number = |key: &str| numbers.get(key).map_or_else(|| "-".to_owned(), ToString::to_string);
-        let note = numbers.get("unhealthy").and_then(Value::as_str).unwrap_or_default();
+        let late = numbers.pointer("/scaling/late_ms").and_then(Value::as_u64);
+        let late = late.map(|late| format!("late by up to {} s", late.div_ceil(1000)));
+        let note = numbers.get("unhealthy").and_then(Value::as_str).map(str::to_owned).or(late).unwrap_or_default();
         vec![
             function.name.to_string(),
             function.events.join(" "),
             number("workers"),
+            numbers.get("scale").and_then(Value::as_str).unwrap_or("-").to_owned(),
             number("running"),
             number("waiting"),
             number("succeeded"),
@@ -61,20 +64,21 @@ pub async fn run(args: args::Functions) -> Result<Exit, Report> {
                 || "-".to_owned(),
                 |dead| dead.values().filter_map(Value::as_u64).sum::<u64>().to_string(),
             ),
-            show::cut(note, 60),
+            show::cut(&note, 60),
         ]
     });
     let header = [
         "FUNCTION",
         "EVENTS",
         "WORKERS",
+        "BECAUSE",
         "RUNNING",
         "WAITING",
         "SUCCEEDED",
         "DUPLICATES",
         "RETRIES",
         "DEAD",
-        "UNHEALTHY",
+        "TROUBLE",
     ];
     show::table(&header, rows.collect())?;
     if live.is_none() {

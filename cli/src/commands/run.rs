@@ -1,5 +1,6 @@
 //! `weft run` and `weft dev`: a dispatcher until told to stop.
 
+use weft_dispatcher::scale::Budget;
 use weft_dispatcher::{Config, Dispatcher};
 use weft_process::report::{Code, Exit, Report};
 use weft_process::shutdown::Shutdown;
@@ -33,6 +34,17 @@ pub fn load(file: &args::ManifestFile) -> Result<Manifest, Report> {
     })
 }
 
+/// What the workers may have together: what is given, else what the machine has. A machine that is too small for one worker
+/// by its declared memory starts it all the same, unless it was said how much there is.
+fn budget(manifest: &Manifest, dispatching: &args::Dispatching) -> Budget {
+    let machine = weft_dispatcher::machine::budget();
+    let largest = manifest.functions.values().map(|function| function.memory_bytes).max().unwrap_or_default();
+    Budget {
+        workers: dispatching.node_workers.unwrap_or(machine.workers),
+        memory_bytes: dispatching.node_memory.unwrap_or(machine.memory_bytes.max(largest)),
+    }
+}
+
 async fn dispatch(
     manifest: Manifest,
     services: &Services,
@@ -52,6 +64,7 @@ async fn dispatch(
         .map_err(|error| Report::of(Code::Setting, &error).help("see docs/telemetry.md"))?;
     let ledger = services.ledger().await?;
     ledger.migrate().await.map_err(|error| weft_dispatcher::report::ledger(&error))?;
+    let budget = budget(&manifest, &dispatching);
     let config = Config {
         node,
         prefix: prefix.to_owned(),
@@ -64,6 +77,7 @@ async fn dispatch(
         lease: dispatching.lease,
         drain_limit: dispatching.drain_limit,
         max_workers: dispatching.max_workers,
+        budget,
         export,
         metrics,
     };

@@ -32,6 +32,7 @@ use super::timer::Timer;
 use crate::admission::{Admission, Admitted};
 use crate::broker::{Counts, Delivery, DeliveryId, Names};
 use crate::link::{FromWorker, WorkerId};
+use crate::scale::Wish;
 use crate::status::FunctionStats;
 
 /// The two clocks, read once for each input.
@@ -78,6 +79,8 @@ pub(crate) enum Input {
     Behind(Option<Counts>),
     /// Whether the broker answers.
     Broker(bool),
+    /// How many workers the node's budget lets it have.
+    Granted(u32),
     /// The right to claim: `None` while the node's lease is not ours.
     Owner(Option<Owner>),
     /// A timer is due.
@@ -100,6 +103,8 @@ pub(crate) enum Action {
     StopConsuming,
     /// Ask the broker what is behind the deliveries that are here.
     LookBehind,
+    /// Ask the node for workers; it answers at once.
+    Wish(Wish),
     Launch(WorkerId),
     Invoke(WorkerId, Box<Invoke>),
     Cancel(WorkerId, InvocationId),
@@ -240,6 +245,8 @@ pub(crate) struct Bounds {
     pub prefetch: u32,
     /// Starts of workers under way at once, at most.
     pub starts: u32,
+    /// The node's budget is shared with other functions: workers are asked for.
+    pub shared: bool,
     /// How long a drain waits for what runs.
     pub drain: Duration,
 }
@@ -370,6 +377,7 @@ impl Core {
             Input::Worker(worker, from) => self.on_worker(worker, from, now),
             Input::Behind(counts) => self.on_behind(counts, now),
             Input::Broker(connected) => self.on_broker(connected),
+            Input::Granted(workers) => self.on_granted(workers),
             Input::Owner(owner) => self.on_owner(owner),
             Input::Tick => self.on_timers(now),
             Input::Drain => self.on_drain(now),

@@ -67,6 +67,10 @@ pub(crate) enum Step {
     Pass {
         ms: u64,
     },
+    /// Other functions want more of the node, or less.
+    Node {
+        workers: u32,
+    },
     /// The lease is over by the database's clock, and nobody here knows.
     LapseUnknown,
     /// The keeper gives the lease up; `left`: and the database knows.
@@ -141,6 +145,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => (which(), end()).prop_map(|(which, end)| Step::Finish { which, end }),
         3 => (which(), any::<bool>()).prop_map(|(which, committed)| Step::Die { which, committed }),
         8 => prop::sample::select(vec![1, 60, 1_000, 6_000, 40_000]).prop_map(|ms| Step::Pass { ms }),
+        2 => (0u32..3).prop_map(|workers| Step::Node { workers }),
         1 => Just(Step::LapseUnknown),
         1 => any::<bool>().prop_map(|left| Step::LoseLease { left }),
         3 => Just(Step::Reenter),

@@ -4,13 +4,14 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use weft_schemas::manifest::Function;
+use weft_schemas::manifest::{Function, KeepAlive};
 
 use super::core::{Action, Core, Now, Phase, WorkerPhase, WorkerState};
 use super::timer::{Timer, What};
 use crate::broker::Counts;
 use crate::link::WorkerId;
-use crate::scale::{self, Decision, Memory, Policy, Provisioned, Schedule, Signals, schedule};
+use crate::scale::adaptive::{Adaptive, Pattern};
+use crate::scale::{self, Decision, Memory, Policy, Provisioned, Schedule, Signals, Wish, schedule};
 use crate::spans;
 use crate::status::{Scaled, Throttle};
 
@@ -26,6 +27,11 @@ const TELL_EVERY: Duration = Duration::from_millis(250);
 /// What the scaling of one function remembers.
 pub(super) struct Scaling {
     pub memory: Memory,
+    /// `None`: idle workers are kept for a fixed time.
+    adaptive: Option<Adaptive>,
+    /// What the times of `adaptive` are counted from.
+    began: Option<Instant>,
+    pattern: Option<Pattern>,
     schedule: Schedule,
     /// What was provisioned when it was looked up, and when that was.
     provisioned: Option<(Provisioned, Timestamp)>,
@@ -40,6 +46,10 @@ pub(super) struct Scaling {
     /// When the broker was last asked, and whether it has yet to answer.
     asked: Option<Instant>,
     asking: bool,
+    /// What was last asked of the node, how many workers it lets us have, and whether it has yet to answer.
+    wished: Option<Wish>,
+    granted: u32,
+    wishing: bool,
     /// The earliest look that a timer is set for.
     armed: Option<Instant>,
 }
@@ -48,6 +58,9 @@ impl Scaling {
     pub(super) fn new(function: &Function) -> Self {
         Self {
             memory: Memory::default(),
+            adaptive: matches!(function.keep_alive, KeepAlive::Adaptive).then(|| Adaptive::new(Adaptive::STANDARD)),
+            began: None,
+            pattern: None,
             schedule: Schedule::new(&function.concurrency),
             provisioned: None,
             last: None,
@@ -57,6 +70,9 @@ impl Scaling {
             behind: None,
             asked: None,
             asking: false,
+            wished: None,
+            granted: 0,
+            wishing: false,
             armed: None,
         }
     }
@@ -68,17 +84,28 @@ impl Core {
         let look = self.look_behind(now);
         let (signals, over) = self.signals(now);
         let (least, rescheduled) = self.provisioned(now);
-        let policy = self.policy(least);
-        let decision = scale::decide(now.mono, &signals, &policy, &self.scaling.memory);
+        let mut policy = self.policy(least);
+        let foretold = self.expect(&signals, &mut policy, now);
+        let mut decision = scale::decide(now.mono, &signals, &policy, &self.scaling.memory);
+        if self.bounds.shared {
+            policy.granted = self.ask_node(least, decision);
+            if policy.granted.is_some() {
+                decision = scale::decide(now.mono, &signals, &policy, &self.scaling.memory);
+            }
+        }
         for _ in signals.workers..decision.workers {
             self.launch(now);
         }
         if decision.workers < signals.workers && !self.draining {
-            self.send_home(signals.workers - decision.workers, now);
+            let asked_back = signals.workers.saturating_sub(policy.granted.unwrap_or(u32::MAX).max(least));
+            self.send_home(signals.workers - decision.workers, asked_back, now);
         }
-        self.mark_waiting(&signals, &policy, decision, now);
-        self.tell_scale(now, &signals, decision);
-        if let Some(next) = [look, over, rescheduled].into_iter().flatten().min() {
+        // Until the node has answered, nobody knows whether it is its budget that makes something wait.
+        if !(self.scaling.wishing && policy.granted.is_some()) {
+            self.mark_waiting(&signals, &policy, decision, now);
+            self.tell_scale(now, &signals, decision);
+        }
+        if let Some(next) = [look, over, rescheduled, foretold].into_iter().flatten().min() {
             self.look_again(next);
         }
     }
@@ -107,7 +134,7 @@ impl Core {
             signals.starting += u32::from(worker.phase == WorkerPhase::Starting);
             signals.alone += u32::from(worker.alone && !worker.running.is_empty());
             if worker.is_idle() {
-                let until = worker.idle_since + self.function.keep_alive;
+                let until = worker.idle_since + self.keep_alive();
                 if until <= now.mono {
                     signals.over += 1;
                 } else {
@@ -129,6 +156,29 @@ impl Core {
             starts: self.bounds.starts,
             max_age: self.function.retry.max_age,
         }
+    }
+
+    /// How long an idle worker is kept for its own sake. Adaptive: not at all, as it is kept or not for what is expected.
+    fn keep_alive(&self) -> Duration {
+        match self.function.keep_alive {
+            KeepAlive::Fixed(keep) => keep,
+            KeepAlive::Adaptive => Duration::ZERO,
+        }
+    }
+
+    /// How many workers the function's pauses say should be warm, and when that changes by itself.
+    fn expect(&mut self, signals: &Signals, policy: &mut Policy, now: Now) -> Option<Instant> {
+        let Scaling { adaptive: Some(adaptive), began, pattern, .. } = &mut self.scaling else { return None };
+        if self.draining {
+            return None;
+        }
+        let began = *began.get_or_insert(now.mono);
+        let at = now.mono.saturating_duration_since(began);
+        adaptive.needs(at, scale::demand(signals, policy));
+        let plan = adaptive.plan(at);
+        *pattern = Some(plan.pattern);
+        policy.expected = plan.workers;
+        plan.until.map(|until| began + until)
     }
 
     /// Workers that are provisioned now or in a moment, and when to look that up again.
@@ -160,9 +210,34 @@ impl Core {
         self.bounds.reserved == u32::MAX || count(self.running()) < self.bounds.reserved
     }
 
-    /// Stops workers, and only idle ones whose keep-alive is over; those that have been idle longest go first.
-    fn send_home(&mut self, most: u32, now: Now) {
-        let keep = self.function.keep_alive;
+    /// Says what is wished, if that is something else than before; how many workers there may be, if that is less.
+    fn ask_node(&mut self, guaranteed: u32, decision: Decision) -> Option<u32> {
+        let Decision { demand, spare, .. } = decision;
+        let staying = self.workers.values().filter(|worker| worker.phase != WorkerPhase::Draining).count();
+        let leaving = count(self.workers.len() - staying);
+        let wish = Wish { staying: count(staying), leaving, guaranteed, demand, spare };
+        if self.scaling.wished != Some(wish) {
+            self.scaling.wished = Some(wish);
+            self.scaling.wishing = true;
+            self.actions.push(Action::Wish(wish));
+        }
+        Some(self.scaling.granted).filter(|granted| *granted < wish.total())
+    }
+
+    /// The node's answer, or a change of it that somebody else's wish has made.
+    pub(super) fn on_granted(&mut self, workers: u32) {
+        self.scaling.granted = workers;
+        self.scaling.wishing = false;
+    }
+
+    /// Stops workers, and only idle ones whose keep-alive is over; those that have been idle longest go first. What the
+    /// node asks back goes too, if it must be with work: it takes no more, and leaves when it has finished.
+    fn send_home(&mut self, most: u32, asked_back: u32, now: Now) {
+        if asked_back > 0 {
+            self.give_back(asked_back);
+            return;
+        }
+        let keep = self.keep_alive();
         let over = |worker: &WorkerState| worker.is_idle() && worker.idle_since + keep <= now.mono;
         let mut idle: Vec<(Instant, WorkerId)> = self
             .workers
@@ -176,10 +251,34 @@ impl Core {
         }
     }
 
+    fn give_back(&mut self, workers: u32) {
+        // Idle ones first, those that start next, and then those with the least to finish.
+        let rank = |worker: &WorkerState| {
+            let class = if worker.is_idle() {
+                0
+            } else if worker.running.is_empty() {
+                1
+            } else {
+                2
+            };
+            (class, worker.running.len(), worker.idle_since)
+        };
+        let staying = self.workers.iter().filter(|(_, worker)| worker.phase != WorkerPhase::Draining);
+        let mut order: Vec<_> = staying.map(|(&id, worker)| (rank(worker), id)).collect();
+        order.sort_unstable();
+        for (_, id) in order.into_iter().take(workers as usize) {
+            self.send_worker_home(id);
+        }
+    }
+
+    /// It takes no more work. One that has some is told to end when it is done, not before: a worker that is told has a
+    /// limited time.
     fn send_worker_home(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.phase = WorkerPhase::Draining;
-            self.actions.push(Action::DrainWorker(id));
+            if worker.running.is_empty() {
+                self.actions.push(Action::DrainWorker(id));
+            }
         }
     }
 
@@ -203,6 +302,10 @@ impl Core {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.alone = false;
             worker.idle_since = now.mono;
+            // One that has just started was told so already.
+            if worker.phase == WorkerPhase::Draining && !worker.fresh && !worker.condemned {
+                self.actions.push(Action::DrainWorker(id));
+            }
         }
     }
 
@@ -262,6 +365,7 @@ impl Core {
             oldest: signals.oldest,
             arrivals_per_s: self.scaling.memory.arrivals_per_s(now.mono),
             service: self.scaling.memory.service(),
+            pattern: self.scaling.pattern.map(Pattern::as_str),
         });
     }
 

@@ -16,6 +16,7 @@ use weft_schemas::manifest::Function;
 use super::core::{Action, Core, Input, Now};
 use crate::broker::{Acks, Broker, Delivery, Health, Subscription};
 use crate::link::{FromWorker, Launch, Program, Worker, WorkerId};
+use crate::shares::Share;
 use crate::status::Stats;
 
 /// How long after the drain's own limit the loop gives up waiting for the ledger.
@@ -28,6 +29,8 @@ pub(crate) struct Surroundings {
     /// For what is behind the deliveries, in this queue.
     pub broker: Arc<dyn Broker>,
     pub queue: String,
+    /// Its part of the node.
+    pub share: Share,
     pub ledger: Arc<dyn Ledger>,
     pub owner: watch::Receiver<Option<Owner>>,
     pub program: Arc<Program>,
@@ -43,7 +46,7 @@ pub(crate) struct Surroundings {
 /// Runs one function until it is drained. Dropping the future kills its workers.
 pub(crate) async fn run(mut core: Core, around: Surroundings) {
     let mut hands = Hands::new(&around);
-    let Surroundings { subscription, broker, mut owner, shutdown, drain_limit, .. } = around;
+    let Surroundings { subscription, broker, mut share, mut owner, shutdown, drain_limit, .. } = around;
     let Subscription { mut deliveries, acks: _ } = subscription;
     let mut open = true;
     let mut draining = false;
@@ -70,6 +73,7 @@ pub(crate) async fn run(mut core: Core, around: Surroundings) {
                 }
                 Ok(()) = owner.changed() => Input::Owner(owner.borrow_and_update().clone()),
                 Ok(()) = health.changed() => Input::Broker(answers(&health.borrow_and_update())),
+                granted = share.changed() => Input::Granted(granted),
                 Some((id, from)) = hands.from_workers.recv() => Input::Worker(id, from),
                 Some(answer) = hands.answers.join_next(), if !hands.answers.is_empty() => match answer {
                     Ok(input) => input,
@@ -97,7 +101,9 @@ pub(crate) async fn run(mut core: Core, around: Surroundings) {
             return;
         }
         for action in core.handle(input, now) {
-            if hands.act(action).await {
+            if let Action::Wish(wish) = action {
+                hands.inputs.push(Input::Granted(share.wish(now.mono, wish)));
+            } else if hands.act(action).await {
                 return;
             }
         }
@@ -196,6 +202,8 @@ impl Hands {
             Action::Ack(ids) => self.acks.ack(ids),
             Action::Requeue(ids) => self.acks.requeue(ids),
             Action::StopConsuming => self.acks.stop(),
+            // The loop does that itself.
+            Action::Wish(_) => {}
             Action::LookBehind => {
                 let (broker, queue) = (Arc::clone(&self.broker), self.queue.clone());
                 self.answers.spawn(async move { Input::Behind(broker.counts(&queue).await) });

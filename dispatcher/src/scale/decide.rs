@@ -205,6 +205,11 @@ pub fn decide(now: Instant, signals: &Signals, policy: &Policy, memory: &Memory)
     Decision { workers, why, limit, late, demand, spare }
 }
 
+/// Workers that what runs and waits here can use, within the function's own bounds.
+pub fn demand(signals: &Signals, policy: &Policy) -> u32 {
+    demand_of(signals, policy.slots.max(1), policy.reserved).min(policy.most.max(policy.least).max(1))
+}
+
 /// Workers that what is here can use, with at most `reserved` invocations at once.
 fn demand_of(signals: &Signals, slots: u32, reserved: u32) -> u32 {
     let alone = signals.alone.saturating_add(signals.waiting_alone);

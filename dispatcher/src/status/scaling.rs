@@ -26,6 +26,8 @@ pub struct Scaled {
     pub arrivals_per_s: Option<f64>,
     /// How long a handler is busy with one event, on average.
     pub service: Option<Duration>,
+    /// What the pauses look like, with an adaptive keep-alive.
+    pub pattern: Option<&'static str>,
 }
 
 /// What one function's scaling has come to.
@@ -65,6 +67,7 @@ impl Scaling {
             behind: latest.behind,
             oldest_ms: millis(latest.oldest),
             arrivals_per_s: latest.arrivals_per_s.map(|rate| (rate * 1000.0).round() / 1000.0),
+            pattern: latest.pattern,
             service_ms: latest.service.map(|service| service.as_secs_f64() * 1000.0),
         }
     }
@@ -87,4 +90,7 @@ pub struct ScalingSnapshot {
     pub arrivals_per_s: Option<f64>,
     /// How long a handler is busy with one event, on average; `null` before the first answer.
     pub service_ms: Option<f64>,
+    /// With `keep_alive = "adaptive"`: what the function's pauses look like (`learning`, `histogram`, `spread`, `forecast`,
+    /// `rare`); else `null`.
+    pub pattern: Option<&'static str>,
 }

@@ -32,6 +32,8 @@ pub(crate) enum Key {
     /// At least one text. Always required.
     Texts(&'static Plain),
     Duration(&'static Ranged<Duration>),
+    /// A duration, or a word in its place.
+    DurationOr(&'static Ranged<Duration>, &'static str),
     Bytes(&'static Ranged<u64>),
     Count(&'static Ranged<u32>),
     Number(&'static Ranged<f64>),
@@ -46,7 +48,7 @@ impl Key {
     pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Text(key) | Self::Texts(key) | Self::TextMap(key) => key.name,
-            Self::Duration(key) => key.name,
+            Self::Duration(key) | Self::DurationOr(key, _) => key.name,
             Self::Bytes(key) => key.name,
             Self::Count(key) => key.name,
             Self::Number(key) => key.name,
@@ -60,7 +62,7 @@ impl Key {
     pub(crate) fn is_required(&self) -> bool {
         match self {
             Self::Text(key) => key.doc.ends_with("Required."),
-            Self::Duration(key) => key.default.is_none(),
+            Self::Duration(key) | Self::DurationOr(key, _) => key.default.is_none(),
             Self::Bytes(key) => key.default.is_none(),
             Self::Count(key) => key.default.is_none(),
             Self::Number(key) => key.default.is_none(),
@@ -136,6 +138,13 @@ pub(crate) static PROVISIONED: Ranged<u32> = Ranged {
     max: 100_000,
     default: Some(0),
 };
+pub(crate) static WEIGHT: Ranged<u32> = Ranged {
+    name: "weight",
+    doc: "Its part of a full node, compared with the other functions'. A function that is provisioned or wants little is not cut by it.",
+    min: 1,
+    max: 100,
+    default: Some(1),
+};
 pub(crate) static WINDOW_CRON: Plain = Plain {
     name: "cron",
     doc: "When the window opens: minute, hour, day of the month, month, day of the week, in the window's time zone. Required.",
@@ -170,7 +179,13 @@ pub(crate) static SCHEDULE: Table = Table {
 pub(crate) static CONCURRENCY: Table = Table {
     name: "concurrency",
     doc: "How many invocations run at once.",
-    keys: &[Key::Count(&RESERVED), Key::Count(&PROVISIONED), Key::Count(&TOTAL), Key::Tables(&SCHEDULE)],
+    keys: &[
+        Key::Count(&RESERVED),
+        Key::Count(&PROVISIONED),
+        Key::Count(&TOTAL),
+        Key::Count(&WEIGHT),
+        Key::Tables(&SCHEDULE),
+    ],
 };
 pub(crate) static TOTAL: Ranged<u32> = Ranged {
     name: "total",
@@ -208,9 +223,11 @@ pub(crate) static BATCH: Table = Table {
     doc: "For a handler that was registered as a batch handler, and only for one: it takes several events in one call, which takes one slot, and answers for each.",
     keys: &[Key::Count(&BATCH_SIZE), Key::Duration(&BATCH_WAIT)],
 };
+/// In place of a keep-alive.
+pub(crate) const ADAPTIVE: &str = "adaptive";
 pub(crate) static KEEP_ALIVE: Ranged<Duration> = Ranged {
     name: "keep_alive",
-    doc: "How long an idle worker is kept.",
+    doc: "How long an idle worker is kept; \"adaptive\": as the function's own pauses have taught, started again before the next event is expected.",
     min: Duration::ZERO,
     max: seconds(DAY),
     default: Some(seconds(5 * MINUTE)),
@@ -324,7 +341,7 @@ pub(crate) static FUNCTION: Table = Table {
         Key::Text(&RATE),
         Key::Table(&ORDERING),
         Key::Table(&BATCH),
-        Key::Duration(&KEEP_ALIVE),
+        Key::DurationOr(&KEEP_ALIVE, ADAPTIVE),
         Key::Table(&RETRY),
         Key::Table(&IDEMPOTENCY),
         Key::TextMap(&ENV),

@@ -104,8 +104,7 @@ pub struct Function {
     pub ordering: Option<Ordering>,
     /// It is run by a batch handler; `None`: by one that takes one event at a time.
     pub batch: Option<Batch>,
-    /// How long an idle worker is kept; 0 s to 24 h; default 5 min.
-    pub keep_alive: Duration,
+    pub keep_alive: KeepAlive,
     pub retry: Retry,
     pub idempotency: Idempotency,
     /// Environment of the worker. `${NAME}` takes the value from the dispatcher's own environment at start.
@@ -126,7 +125,7 @@ pub struct Schema {
 }
 
 /// `concurrency = { reserved = 200, provisioned = 1 }`, in invocations.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Concurrency {
     /// At most this many invocations at once; `None`: bounded by the node only.
     pub reserved: Option<u32>,
@@ -134,8 +133,19 @@ pub struct Concurrency {
     pub provisioned: u32,
     /// At most this many at once in all dispatchers together; `None`: not counted.
     pub total: Option<u32>,
+    /// Its part of a full node, compared with the other functions'; 1 to 100; default 1.
+    pub weight: u32,
     /// Windows in which it is more; default none.
     pub schedule: Vec<Window>,
+}
+
+/// `keep_alive = "5m"` or `keep_alive = "adaptive"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepAlive {
+    /// An idle worker is kept so long; 0 s to 24 h; default 5 min.
+    Fixed(Duration),
+    /// As the function's own pauses have taught.
+    Adaptive,
 }
 
 /// `ordering = { key = "/data/customer_id" }`.
@@ -186,6 +196,12 @@ pub struct Idempotency {
     pub key: Option<String>,
     /// How long a success is remembered, from when it is settled; 1 min to 365 d; default 7 d.
     pub keep: Duration,
+}
+
+impl Default for Concurrency {
+    fn default() -> Self {
+        Self { reserved: None, provisioned: 0, total: None, weight: 1, schedule: Vec::new() }
+    }
 }
 
 impl Default for Backoff {

@@ -14,7 +14,8 @@ use super::rate::{self, Rate};
 use super::schedule::{self, Moments, NoMoments, Window};
 use super::view::{Document, Faulty, Found, View};
 use super::{
-    Backoff, Batch, Concurrency, Faults, Function, Idempotency, Manifest, Ordering, Retry, Schema, duration, env,
+    Backoff, Batch, Concurrency, Faults, Function, Idempotency, KeepAlive, Manifest, Ordering, Retry, Schema, duration,
+    env,
 };
 use crate::{FunctionName, topic};
 
@@ -114,7 +115,7 @@ fn read_function(
     let rate = read_rate(&view);
     let ordering = read_ordering(&view);
     let batch = read_batch(&view);
-    let keep_alive = or_default(view.duration(&keys::KEEP_ALIVE), &keys::KEEP_ALIVE);
+    let keep_alive = read_keep_alive(&view);
     let retry = read_retry(&view);
     let idempotency = read_idempotency(&view);
     let env = read_env(&view);
@@ -220,6 +221,7 @@ fn read_concurrency(view: &View<'_, '_>) -> Result<Concurrency, Faulty> {
     let total = table.count(&keys::TOTAL);
     let (reserved, provisioned, total) = (reserved?, provisioned?, total?);
     let schedule = read_schedule(&table, reserved, total);
+    let weight = or_default(table.count(&keys::WEIGHT), &keys::WEIGHT);
     if let Some(reserved) = reserved.filter(|reserved| provisioned > *reserved) {
         let span = table.span_of(keys::PROVISIONED.name);
         let message = format!("provisioned ({provisioned}) is more than reserved ({reserved})");
@@ -230,7 +232,7 @@ fn read_concurrency(view: &View<'_, '_>) -> Result<Concurrency, Faulty> {
         let message = format!("provisioned ({provisioned}) is more than total ({total})");
         return Err(view.document.fault(span, message, format!("write at most {total}, or a higher total")));
     }
-    Ok(Concurrency { reserved, provisioned, total, schedule: schedule? })
+    Ok(Concurrency { reserved, provisioned, total, weight: weight?, schedule: schedule? })
 }
 
 fn read_rate(view: &View<'_, '_>) -> Found<Rate> {
@@ -263,6 +265,14 @@ fn read_batch(view: &View<'_, '_>) -> Found<Batch> {
     let size = or_default(table.count(&keys::BATCH_SIZE), &keys::BATCH_SIZE);
     let wait = or_default(table.duration(&keys::BATCH_WAIT), &keys::BATCH_WAIT);
     Ok(Some(Batch { size: size?, wait: wait? }))
+}
+
+fn read_keep_alive(view: &View<'_, '_>) -> Result<KeepAlive, Faulty> {
+    match view.duration_or(&keys::KEEP_ALIVE, keys::ADAPTIVE)? {
+        Some(None) => Ok(KeepAlive::Adaptive),
+        Some(Some(fixed)) => Ok(KeepAlive::Fixed(fixed)),
+        None => or_default(Ok(None), &keys::KEEP_ALIVE).map(KeepAlive::Fixed),
+    }
 }
 
 fn read_schedule(view: &View<'_, '_>, reserved: Option<u32>, total: Option<u32>) -> Result<Vec<Window>, Faulty> {

@@ -63,7 +63,7 @@ fn a_minimal_function_gets_every_documented_default() {
             rate: None,
             ordering: None,
             batch: None,
-            keep_alive: Duration::from_secs(300),
+            keep_alive: KeepAlive::Fixed(Duration::from_secs(300)),
             retry: Retry::default(),
             idempotency: Idempotency::default(),
             env: BTreeMap::new(),
@@ -121,7 +121,7 @@ PLAIN = "a$b"
     assert_eq!(function.command, ["./orders", "--fast"]);
     assert_eq!((function.handler.as_str(), function.source.as_deref()), ("create", Some("shop")));
     assert_eq!(function.schema.unwrap().path, Path::new("/app/good.json"));
-    assert_eq!((function.timeout, function.keep_alive), (Duration::from_secs(90), Duration::ZERO));
+    assert_eq!((function.timeout, function.keep_alive), (Duration::from_secs(90), KeepAlive::Fixed(Duration::ZERO)));
     assert_eq!(function.init_timeout, Duration::from_secs(120));
     assert_eq!((function.memory_bytes, function.max_event_bytes), (1 << 30, 1 << 16));
     assert_eq!((function.concurrency.reserved, function.concurrency.provisioned), (Some(200), 1));
@@ -206,7 +206,8 @@ fn each_rule_has_its_fault() {
         ("ordering = { key = \"customer_id\" }", "ordering.key \"customer_id\" is no JSON Pointer"),
         ("batch = { size = 0 }", "size in [functions.f.batch] is 0, less than 1"),
         ("batch = { wait = \"2m\" }", "write \"0s\" to \"1m\""),
-        ("concurrency = 5", "write a table with any of reserved, provisioned, total, schedule"),
+        ("concurrency = 5", "write a table with any of reserved, provisioned, total, weight, schedule"),
+        ("concurrency.weight = 0", "is 0, less than 1"),
         ("concurrency.schedule = 5", "schedule in [functions.f.concurrency] is of type integer, not array of tables"),
         ("concurrency.schedule = [5]", "write a list of tables with cron, for, time_zone, provisioned"),
         (
@@ -236,7 +237,8 @@ fn each_rule_has_its_fault() {
             "slots = 1\nconcurrency = { reserved = 5, schedule = [{ cron = \"0 7 * * *\", for = \"2h\", provisioned = 6 }] }",
             "provisioned (6) in a window is more than reserved (5); write at most 5",
         ),
-        ("keep_alive = \"adaptive\"", "is no duration"),
+        ("keep_alive = \"adaptative\"", "is no duration"),
+        ("keep_alive = \"Adaptive\"", ", or \"adaptive\""),
         ("keep_alive = \"25h\"", "write \"0s\" to \"1d\""),
         ("keepalive = \"1m\"", "unknown key \"keepalive\" in [functions.f]; write \"keep_alive\""),
         ("colour = 1", "unknown key \"colour\" in [functions.f]; write one of command, handler, events"),
@@ -337,7 +339,7 @@ fn accepted(key: &Key) -> String {
         Key::Text(key) => format!("{:?}", key.example),
         Key::Texts(key) => format!("[{:?}]", key.example),
         Key::TextMap(key) => format!("{{ NAME = {:?} }}", key.example),
-        Key::Duration(key) => format!("{:?}", duration::format(key.max)),
+        Key::Duration(key) | Key::DurationOr(key, _) => format!("{:?}", duration::format(key.max)),
         Key::Bytes(key) => format!("{:?}", bytes::format(key.max)),
         Key::Count(key) => key.max.to_string(),
         Key::Number(key) => format!("{:?}", key.max),
@@ -440,6 +442,10 @@ fn any_backoff() -> impl Strategy<Value = Backoff> {
         .prop_map(|(first, factor, max, jitter)| Backoff { first, factor, max: max.max(first), jitter })
 }
 
+fn any_keep_alive() -> impl Strategy<Value = KeepAlive> {
+    prop_oneof![3 => duration_in(&keys::KEEP_ALIVE).prop_map(KeepAlive::Fixed), 1 => Just(KeepAlive::Adaptive)]
+}
+
 /// Windows as numbers choose them; few patterns, for it is croner that reads them.
 fn any_schedule(number: u32) -> Vec<Window> {
     let zones = ["UTC", "Europe/Berlin", "America/New_York"];
@@ -467,8 +473,20 @@ fn any_function() -> impl Strategy<Value = Function> {
     let env = btree_map("[A-VX-Z_][A-Z0-9_]{0,5}", any_text().prop_map(|text| text.replace("${", "$$$${")), 0..3)
         .prop_map(|map| map.into_iter().filter(|(_, text)| env::check(text).is_ok()).collect::<BTreeMap<_, _>>());
     let concurrency = option::of(1_u32..=100_000).prop_flat_map(|reserved| {
-        (1..=reserved.unwrap_or(1000).min(1000), 0..=reserved.unwrap_or(100_000))
-            .prop_map(move |(slots, provisioned)| (slots, Concurrency { reserved, provisioned, total: None, schedule: any_schedule(provisioned) }))
+        (1..=reserved.unwrap_or(1000).min(1000), 0..=reserved.unwrap_or(100_000)).prop_map(
+            move |(slots, provisioned)| {
+                (
+                    slots,
+                    Concurrency {
+                        reserved,
+                        provisioned,
+                        total: None,
+                        weight: 1 + provisioned % 100,
+                        schedule: any_schedule(provisioned),
+                    },
+                )
+            },
+        )
     });
     let per = prop::sample::select(vec!["s", "m", "h"]);
     let rate = (1..=rate::MOST, per).prop_map(|(starts, per)| Rate::parse(&format!("{starts}/{per}")).unwrap());
@@ -481,7 +499,7 @@ fn any_function() -> impl Strategy<Value = Function> {
             (duration_in(&keys::TIMEOUT), duration_in(&keys::INIT_TIMEOUT)),
             keys::MEMORY.min..=keys::MEMORY.max,
             concurrency,
-            duration_in(&keys::KEEP_ALIVE),
+            any_keep_alive(),
         ),
         (1_u32..=100, 1_u32..=20, duration_in(&keys::MAX_AGE), any_backoff()),
         caps,
@@ -542,7 +560,11 @@ fn written(functions: &[Function]) -> String {
             writeln!(out, "source = {}", quoted(source)).unwrap();
         }
         writeln!(out, "init_timeout = \"{}\"", time(f.init_timeout)).unwrap();
-        writeln!(out, "timeout = \"{}\"\nkeep_alive = \"{}\"", time(f.timeout), time(f.keep_alive)).unwrap();
+        let keep_alive = match f.keep_alive {
+            KeepAlive::Fixed(fixed) => time(fixed),
+            KeepAlive::Adaptive => "adaptive".to_owned(),
+        };
+        writeln!(out, "timeout = \"{}\"\nkeep_alive = \"{keep_alive}\"", time(f.timeout)).unwrap();
         writeln!(
             out,
             "memory = \"{}\"\nmax_event = \"{}\"",
@@ -564,6 +586,7 @@ fn written(functions: &[Function]) -> String {
         if let Some(batch) = f.batch {
             writeln!(out, "batch = {{ size = {}, wait = \"{}\" }}", batch.size, time(batch.wait)).unwrap();
         }
+        writeln!(out, "concurrency.weight = {}", f.concurrency.weight).unwrap();
         if let Some(reserved) = f.concurrency.reserved {
             writeln!(out, "concurrency.reserved = {reserved}").unwrap();
         }

@@ -162,6 +162,16 @@ impl<'d, 'i> View<'d, 'i> {
         self.unit(key, duration::parse, duration::format, duration::EXAMPLE, "duration")
     }
 
+    /// A duration, or the word: `Some(None)`.
+    pub(super) fn duration_or(&self, key: &Ranged<Duration>, word: &str) -> Found<Option<Duration>> {
+        let text = self.get(key.name).and_then(|value| value.get_ref().as_str());
+        if text == Some(word) {
+            return Ok(Some(None));
+        }
+        let example = format!("{}, or {word:?}", duration::EXAMPLE);
+        Ok(self.unit(key, duration::parse, duration::format, &example, "duration")?.map(Some))
+    }
+
     pub(super) fn bytes(&self, key: &Ranged<u64>) -> Found<u64> {
         self.unit(key, bytes::parse, bytes::format, bytes::EXAMPLE, "size")
     }

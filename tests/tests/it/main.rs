@@ -21,6 +21,8 @@ mod outage_ledger;
 mod outage_matrix;
 mod outage_stage;
 mod outage_steps;
+mod scale_bounds;
+mod scale_schedule;
 mod soak;
 mod state_faults;
 mod state_redis;

@@ -72,6 +72,7 @@ async fn flow(args: &args::Demo, place: &Place, export: Export, shutdown: Shutdo
         lease: Config::LEASE,
         drain_limit: Config::DRAIN_LIMIT,
         max_workers: Config::MAX_WORKERS,
+        budget: weft_dispatcher::machine::budget(),
         export,
         metrics: Metrics::off(),
     };

@@ -19,12 +19,13 @@ use weft_schemas::{
     DeadLetter, DeadLetterId, Digest, Epoch, ErrorInfo, Event, Fence, Key, Message, NodeName, Outcome, Reason, requeue,
 };
 
-use super::super::core::{Action, Bounds, Burial, Core, Input, Now};
+use super::super::core::{Action, Bounds, Burial, Core, Input, Now, WorkerPhase};
 use super::books::{Books, Who, wall};
 use super::{End, RivalEnd, Step};
 use crate::admission::Admission;
 use crate::broker::{Counts, Delivery, DeliveryId};
 use crate::link::{Ending, FromWorker, How, WorkerId};
+use crate::scale::Wish;
 use crate::status::FunctionStats;
 
 /// What the ledger was asked, in the order in which it was.
@@ -94,6 +95,11 @@ pub struct World {
     stopped: bool,
     /// The broker was asked what is behind.
     looking: bool,
+    /// The node: what is wished, whether that is to be answered, what is granted, and how much it has.
+    wish: Wish,
+    wished: bool,
+    granted: u32,
+    node: u32,
 }
 
 fn core(function: &Arc<Function>, admission: &Admission) -> Core {
@@ -102,6 +108,7 @@ fn core(function: &Arc<Function>, admission: &Admission) -> Core {
         reserved: u32::MAX,
         prefetch: 3,
         starts: 2,
+        shared: true,
         drain: Duration::from_secs(5),
     };
     let stats = Arc::new(FunctionStats::default());
@@ -162,6 +169,10 @@ impl World {
             ended: false,
             stopped: false,
             looking: false,
+            wish: Wish::default(),
+            wished: false,
+            granted: 0,
+            node: 2,
         };
         world.own();
         world
@@ -197,6 +208,15 @@ impl World {
                 self.settled.insert(key.clone(), self.step);
             }
         }
+        // The node answers at once, as its lock does.
+        if std::mem::take(&mut self.wished) && !self.stopped {
+            self.grant();
+        }
+    }
+
+    fn grant(&mut self) {
+        self.granted = self.wish.total().min(self.node);
+        self.hand(Input::Granted(self.granted));
     }
 
     fn act(&mut self, action: Action) {
@@ -213,6 +233,8 @@ impl World {
                 }
             }
             Action::Launch(id) => {
+                let staying = self.core.workers.values().filter(|worker| worker.phase != WorkerPhase::Draining).count();
+                assert!(staying <= self.granted as usize, "{id:?} starts beyond what the node grants");
                 let known = self.workers.insert(id, Process::default());
                 assert!(known.is_none(), "{id:?} launched twice");
             }
@@ -245,6 +267,12 @@ impl World {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.drained = true;
                 }
+            }
+            Action::Wish(wish) => {
+                let there = (wish.staying + wish.leaving) as usize;
+                assert!(there == self.workers.len(), "{wish:?} is not what there is");
+                self.wish = wish;
+                self.wished = true;
             }
             Action::LookBehind => {
                 assert!(!self.looking, "asked twice before an answer");
@@ -320,6 +348,10 @@ impl World {
             Step::Finish { which, end } => self.finish(which, end),
             Step::Die { which, committed } => self.die(which, committed),
             Step::Pass { ms } => self.pass(ms),
+            Step::Node { workers } => {
+                self.node = workers;
+                self.grant();
+            }
             Step::LapseUnknown => self.books.us.live = false,
             Step::LoseLease { left } => {
                 self.owner = None;

@@ -1,7 +1,10 @@
 //! How many workers: bounds, the broker's word on what is behind, schedules, and what waits because of a bound.
 
 use super::*;
+use weft_schemas::manifest::KeepAlive;
+
 use crate::broker::Counts;
+use crate::scale::Wish;
 use crate::status::Scaled;
 
 fn drained(actions: &[Action]) -> Vec<WorkerId> {
@@ -147,4 +150,109 @@ fn a_window_finds_its_workers_ready_and_lets_them_go_when_it_closes() {
     bench.now.wall = opens + Duration::from_secs(3599);
     assert!(drained(&bench.pass(Duration::from_millis(500))).is_empty());
     assert_eq!(drained(&bench.pass(Duration::from_millis(500))).len(), 3);
+}
+
+fn wishes(actions: &[Action]) -> Vec<Wish> {
+    actions.iter().filter_map(|action| if let Action::Wish(wish) = action { Some(*wish) } else { None }).collect()
+}
+
+#[test]
+fn no_worker_starts_before_the_node_has_granted_it_and_none_beyond() {
+    let mut bench = bench(1, 10);
+    bench.core.bounds.shared = true;
+    let actions = bench.claimed(3);
+    assert!(launched(&actions).is_empty());
+    assert_eq!(wishes(&actions).last().map(|wish| (wish.demand, wish.staying)), Some((3, 0)));
+    assert!(bench.stats.throttled_by().is_empty(), "nobody knows yet");
+    let actions = bench.handle(Input::Granted(2));
+    assert_eq!(launched(&actions).len(), 2);
+    assert_eq!(bench.stats.throttled_by(), [("node", 1)].into());
+    assert_eq!((bench.scaled().why, bench.scaled().limit), ("node", Some("node")));
+    assert_eq!(launched(&bench.handle(Input::Granted(3))).len(), 1);
+}
+
+#[test]
+fn what_the_node_asks_back_goes_idle_first_and_a_busy_one_when_it_has_finished() {
+    let mut bench = bench(2, 10);
+    bench.core.bounds.shared = true;
+    bench.claimed(6);
+    let workers = launched(&bench.handle(Input::Granted(3)));
+    let runs: Vec<_> = workers.iter().map(|&worker| invoked(&bench.ready(worker))).collect();
+    for (_, invoke) in &runs[0] {
+        let actions = bench.outcome(workers[0], invoke, succeeded());
+        bench.settled(&settles(&actions), Settled::Done);
+    }
+    let actions = bench.outcome(workers[1], &runs[1][0].1, succeeded());
+    bench.settled(&settles(&actions), Settled::Done);
+    let actions = bench.handle(Input::Granted(2));
+    assert_eq!(drained(&actions), [workers[0]], "the idle one, long before its keep-alive is over");
+    assert!(drained(&bench.handle(Input::Granted(1))).is_empty(), "the next has work");
+    assert_eq!(
+        bench.claimed(4).iter().filter(|action| matches!(action, Action::Invoke(..))).count(),
+        0,
+        "and gets no more"
+    );
+    let actions = bench.outcome(workers[1], &runs[1][1].1, succeeded());
+    assert_eq!(drained(&actions), [workers[1]], "it goes when it has finished");
+    assert!(requeued(&actions).is_empty());
+    let there = |actions: &[Action]| wishes(actions).last().map(|wish| (wish.staying, wish.leaving));
+    assert_eq!(
+        there(&bench.gone(workers[0], true)),
+        Some((1, 1)),
+        "the room of one that leaves is free when it has ended"
+    );
+}
+
+/// One event runs for a second and is settled; then nothing for the rest of the period. What was started and stopped, by
+/// seconds since the event's end.
+fn one_period(bench: &mut Bench, number: u64, period: Duration) -> (Vec<u64>, Vec<u64>, bool) {
+    let asked = claimed(&bench.deliver(vec![message(&format!("p{number}"), "a")]));
+    let mut actions = bench.verdicts(&asked, vec![Verdict::Run(claim(1, 1, 0))]);
+    let cold = !launched(&actions).is_empty();
+    if let [worker] = launched(&actions)[..] {
+        actions = bench.ready(worker);
+    }
+    let (worker, invoke) = invoked(&actions)[0].clone();
+    bench.pass(Duration::from_secs(1));
+    let done = bench.outcome(worker, &invoke, succeeded());
+    let mut actions = bench.settled(&settles(&done), Settled::Done);
+    actions.extend(done);
+    let (from, until) = (bench.now.mono, bench.now.mono + period - Duration::from_secs(1));
+    let (mut started, mut stopped) = (Vec::new(), Vec::new());
+    loop {
+        let at = bench.now.mono.duration_since(from).as_secs();
+        for worker in drained(&actions) {
+            stopped.push(at);
+            actions.extend(bench.gone(worker, true));
+        }
+        for worker in launched(&actions) {
+            started.push(at);
+            bench.ready(worker);
+        }
+        let next = bench.core.next_timer().filter(|next| *next < until);
+        let Some(next) = next else { break };
+        actions = bench.pass(next.duration_since(bench.now.mono));
+    }
+    bench.pass(until.duration_since(bench.now.mono));
+    (started, stopped, cold)
+}
+
+#[test]
+fn an_adaptive_worker_leaves_in_the_pause_and_is_back_before_the_next_event() {
+    let mut bench = bench_with(1, 2, "");
+    let mut function = bench.core.function.as_ref().clone();
+    function.keep_alive = KeepAlive::Adaptive;
+    bench = bench_of(function, 2);
+    let period = Duration::from_secs(30 * 60);
+    let first = one_period(&mut bench, 0, period);
+    assert_eq!(first, (vec![], vec![600], true), "nothing is known: the standard keep-alive");
+    for number in 1..12 {
+        one_period(&mut bench, number, period);
+    }
+    let (started, stopped, cold) = one_period(&mut bench, 12, period);
+    assert!(!cold, "a worker was there when the event came");
+    assert!(stopped.iter().all(|at| *at < 60), "it left as soon as it was of no use: {stopped:?}");
+    assert!(matches!(started[..], [at] if (20 * 60..30 * 60).contains(&at)), "and was back in time: {started:?}");
+    assert_eq!(bench.scaled().pattern, Some("histogram"));
+    assert_eq!(bench.scaled().why, "expected");
 }

@@ -34,6 +34,7 @@ impl World {
         let admission = if self.changed { &self.stricter } else { &self.admission };
         self.core = core(&self.function, admission);
         (self.draining, self.ended, self.stopped) = (false, false, false);
+        (self.wish, self.wished, self.granted, self.looking) = (Wish::default(), false, 0, false);
         self.own();
     }
 
@@ -46,6 +47,7 @@ impl World {
 
     /// Everything answers again, every attempt succeeds. What is left must come to its end, and then the loop stops.
     pub fn heal(&mut self) {
+        self.take(Step::Node { workers: 2 });
         self.take(Step::RivalCrashes);
         if self.draining {
             self.wind_down();
