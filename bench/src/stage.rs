@@ -108,7 +108,7 @@ impl Stage {
             lease: Config::LEASE,
             drain_limit: Config::DRAIN_LIMIT,
             max_workers: self.shape.workers,
-            budget: weft_dispatcher::machine::budget(),
+            budget: weft_dispatcher::machine::budget(&self.manifest),
             export: Export::None,
             metrics: Metrics::off(),
         })

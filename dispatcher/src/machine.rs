@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use weft_schemas::manifest::Manifest;
+
 use crate::scale::budget::Budget;
 
 /// Of the memory that there is, the part that workers may have where nothing else is said: three quarters.
@@ -12,10 +14,12 @@ const WORKERS_PER_CORE: u32 = 32;
 const WORKERS_LEAST: u32 = 128;
 
 /// The budget where nothing else is said: three quarters of the machine's memory (or of the control group's limit, if that
-/// is less), and 32 workers for each core, 128 at least. Where the memory cannot be read, it is no bound.
-pub fn budget() -> Budget {
+/// is less), and 32 workers for each core, 128 at least. Where the memory cannot be read, it is no bound; on a machine that
+/// is too small for the largest worker of the manifest it is enough for that one, by what its function declares.
+pub fn budget(manifest: &Manifest) -> Budget {
     let cores = std::thread::available_parallelism().map_or(2, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
-    let memory_bytes = memory_bytes().map_or(u64::MAX, |bytes| bytes / PART.1 * PART.0);
+    let largest = manifest.functions.values().map(|function| function.memory_bytes).max().unwrap_or_default();
+    let memory_bytes = memory_bytes().map_or(u64::MAX, |bytes| bytes / PART.1 * PART.0).max(largest);
     Budget { workers: cores.saturating_mul(WORKERS_PER_CORE).max(WORKERS_LEAST), memory_bytes }
 }
 
@@ -85,8 +89,10 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_budget_on_this_machine() {
-        let budget = budget();
-        assert!(budget.workers >= WORKERS_LEAST && budget.memory_bytes > 0);
+    #[allow(clippy::unwrap_used)]
+    fn there_is_a_budget_on_this_machine_and_the_largest_worker_fits_it() {
+        let text = "[functions.f]\ncommand = [\"./f\"]\nevents = [\"e\"]\nmemory = \"64GiB\"\n";
+        let budget = budget(&Manifest::parse(text, Path::new("/")).unwrap());
+        assert!(budget.workers >= WORKERS_LEAST && budget.memory_bytes >= 64 << 30);
     }
 }

@@ -34,14 +34,12 @@ pub fn load(file: &args::ManifestFile) -> Result<Manifest, Report> {
     })
 }
 
-/// What the workers may have together: what is given, else what the machine has. A machine that is too small for one worker
-/// by its declared memory starts it all the same, unless it was said how much there is.
+/// What the workers may have together: what is given, else what the machine has.
 fn budget(manifest: &Manifest, dispatching: &args::Dispatching) -> Budget {
-    let machine = weft_dispatcher::machine::budget();
-    let largest = manifest.functions.values().map(|function| function.memory_bytes).max().unwrap_or_default();
+    let machine = weft_dispatcher::machine::budget(manifest);
     Budget {
         workers: dispatching.node_workers.unwrap_or(machine.workers),
-        memory_bytes: dispatching.node_memory.unwrap_or(machine.memory_bytes.max(largest)),
+        memory_bytes: dispatching.node_memory.unwrap_or(machine.memory_bytes),
     }
 }
 

@@ -63,6 +63,7 @@ async fn flow(args: &args::Demo, place: &Place, export: Export, shutdown: Shutdo
     let config = Config {
         node,
         prefix: place.prefix().to_owned(),
+        budget: weft_dispatcher::machine::budget(&manifest),
         manifest,
         broker: Arc::clone(&broker),
         ledger: Arc::clone(&ledger),
@@ -72,7 +73,6 @@ async fn flow(args: &args::Demo, place: &Place, export: Export, shutdown: Shutdo
         lease: Config::LEASE,
         drain_limit: Config::DRAIN_LIMIT,
         max_workers: Config::MAX_WORKERS,
-        budget: weft_dispatcher::machine::budget(),
         export,
         metrics: Metrics::off(),
     };
