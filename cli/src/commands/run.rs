@@ -52,6 +52,7 @@ async fn dispatch(
 ) -> Result<Exit, Report> {
     let shutdown = Shutdown::on_signals()
         .map_err(|error| Report::new(Code::Unexpected, format!("failed to follow signals: {error}")))?;
+    let budget = budget(&manifest, &dispatching);
     let node = match dispatching.node {
         Some(node) => node,
         None => NodeName::new(super::hostname()).map_err(|error| {
@@ -62,7 +63,6 @@ async fn dispatch(
         .map_err(|error| Report::of(Code::Setting, &error).help("see docs/telemetry.md"))?;
     let ledger = services.ledger().await?;
     ledger.migrate().await.map_err(|error| weft_dispatcher::report::ledger(&error))?;
-    let budget = budget(&manifest, &dispatching);
     let config = Config {
         node,
         prefix: prefix.to_owned(),
