@@ -18,8 +18,8 @@ pub mod report;
 pub mod retry;
 pub mod scale;
 mod services;
-pub mod simulate;
 mod shares;
+pub mod simulate;
 mod spans;
 pub mod status;
 
