@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use weft_schemas::{FunctionName, Key, NodeName};
 
 pub use dlq::{DeadLetterFilter, Dlq, DlqGroups, DlqLs, DlqPurge, DlqRedrive, DlqShow, Rate};
-pub use simulate::Simulate;
+pub use simulate::{PriceList, Simulate};
 
 /// Serverless functions on events, on machines you own: from RabbitMQ, with effects that happen once.
 ///
@@ -64,6 +64,8 @@ pub enum Command {
     Dlq(Dlq),
     /// Check that every accepted event is accounted for, by the ledger's books and the broker's queues
     Audit(Audit),
+    /// Show what the functions have used, and what it would cost on demand, as containers or as nodes
+    Cost(Cost),
     /// Replay a trace of invocations under several keep-alive policies, and compare cold starts, memory and costs
     Simulate(Simulate),
     /// Create or upgrade the ledger's tables
@@ -220,6 +222,24 @@ pub struct Audit {
     /// JSON instead of text
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub services: Services,
+}
+
+/// From what the dispatchers have written into the ledger, at most a minute ago: attempts, billed time, workers' time.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  weft cost --since 30d")]
+pub struct Cost {
+    /// Only this function
+    pub function: Option<FunctionName>,
+    /// Only the hours from so long ago on, such as `1d` [default: all that is known]
+    #[arg(long, value_name = "AGE", value_parser = duration(0, 315_360_000))]
+    pub since: Option<Duration>,
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub prices: PriceList,
     #[command(flatten)]
     pub services: Services,
 }

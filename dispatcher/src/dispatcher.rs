@@ -32,7 +32,7 @@ use crate::scale::{Budget, Schedule};
 use crate::services::{Check, Condition, Pace, watch_state};
 use crate::shares::Shares;
 use crate::status::Stats;
-use crate::{admin, report};
+use crate::{admin, report, usage};
 
 /// The most deliveries that one function may hold; RabbitMQ caps a quorum queue's prefetch at 2,000.
 const PREFETCH_MOST: u32 = 2_000;
@@ -112,6 +112,9 @@ impl Dispatcher {
             None => None,
         };
         let stats = Stats::new(config.manifest.functions.keys(), &config.metrics);
+        for function in config.manifest.functions.values() {
+            stats.memory(&function.name, function.memory_bytes);
+        }
         let this = Self { config, stats, functions, admin, state_check: None };
         this.probe().await?;
         Ok(this)
@@ -197,6 +200,9 @@ impl Dispatcher {
         background.spawn(keeper.run(stop.clone()));
         if let Some(check) = &self.state_check {
             background.spawn(watch_state(Arc::clone(check), Pace::STATE, state.clone(), stop.clone()));
+        }
+        if let Some(by) = owner.borrow().clone() {
+            background.spawn(usage::keep(Arc::clone(&config.ledger), stats.clone(), by, stop.clone()));
         }
         background.spawn(sweep(Arc::clone(&config.ledger), stop.clone()));
         let relay = Relay {

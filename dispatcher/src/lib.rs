@@ -7,6 +7,7 @@ mod admin;
 pub mod admission;
 pub mod audit;
 pub mod broker;
+pub mod cost;
 pub mod dispatcher;
 mod function;
 pub mod link;
@@ -22,6 +23,7 @@ mod shares;
 pub mod simulate;
 mod spans;
 pub mod status;
+mod usage;
 
 pub use dispatcher::{Config, Dispatcher};
 pub use services::Check;

@@ -5,9 +5,10 @@ mod scaling;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use weft_ledger::Used;
 use weft_process::telemetry::names::Metric;
 use weft_process::telemetry::{Count, Metrics};
 use weft_schemas::{FunctionName, Reason};
@@ -103,6 +104,12 @@ pub struct FunctionStats {
     /// Invocations that had to wait because a bound was reached, once for each wait.
     pub throttles: AtomicU64,
     pub cold_starts: AtomicU64,
+    /// How long handlers were busy, each attempt's time rounded up to a millisecond. Of an attempt whose worker died it is
+    /// not known when its handler was entered: it counts nothing.
+    billed_ms: AtomicU64,
+    /// Of one worker, as the manifest says; set once, before the first attempt.
+    memory_mb: AtomicU64,
+    alive: Mutex<Alive>,
     /// Workers started and failed before they were ready, in a row.
     pub failed_starts: AtomicU32,
     pub running: AtomicU32,
@@ -122,6 +129,27 @@ pub struct FunctionStats {
     pub scaling: Scaling,
     name: String,
     metrics: Metrics,
+}
+
+/// How long workers have been alive.
+#[derive(Debug, Default)]
+struct Alive {
+    workers: u32,
+    /// Since when there are so many; `None` before the first.
+    since: Option<Instant>,
+    /// Up to then, over all workers.
+    before: Duration,
+}
+
+impl Alive {
+    fn up_to(&self, now: Instant) -> Duration {
+        let since = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        self.before + since * self.workers
+    }
+
+    fn change(&mut self, now: Instant, workers: u32) {
+        *self = Self { workers, since: Some(now), before: self.up_to(now) };
+    }
 }
 
 impl FunctionStats {
@@ -181,12 +209,29 @@ impl FunctionStats {
 
     /// A handler was busy this long.
     pub(crate) fn ran(&self, duration: Duration) {
+        let ms = u64::try_from(duration.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX);
+        self.billed_ms.fetch_add(ms, Ordering::Relaxed);
         self.metrics.record(Metric::InvokeDuration, &self.name, duration);
     }
 
     /// A worker took this long from its start until it was ready.
     pub(crate) fn ready(&self, duration: Duration) {
         self.metrics.record(Metric::InitDuration, &self.name, duration);
+    }
+
+    /// What has been used since the start.
+    fn used(&self, now: Instant) -> Used {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (billed_ms, memory_mb) = (read(&self.billed_ms), read(&self.memory_mb));
+        let worker_ms = u64::try_from(lock(&self.alive).up_to(now).as_millis()).unwrap_or(u64::MAX);
+        Used {
+            attempts: read(&self.attempts),
+            cold_starts: read(&self.cold_starts),
+            billed_ms,
+            billed_mb_ms: billed_ms.saturating_mul(memory_mb),
+            worker_ms,
+            worker_mb_ms: worker_ms.saturating_mul(memory_mb),
+        }
     }
 
     /// What a counter has reached.
@@ -207,6 +252,10 @@ impl FunctionStats {
             }
             Metric::DeadLetters => {
                 return self.dead().into_iter().map(|(reason, dead)| count(Some(reason.as_str()), dead)).collect();
+            }
+            Metric::BilledGbSeconds => {
+                let used = self.used(Instant::now());
+                return vec![count(None, used.billed_mb_ms)];
             }
             Metric::InvokeDuration | Metric::InitDuration | Metric::QueueWait => return Vec::new(),
         };
@@ -261,12 +310,34 @@ impl Stats {
         &self.functions
     }
 
-    pub(crate) fn worker_started(&self) {
+    /// What one worker of a function may use, in bytes: for the figures of use.
+    pub(crate) fn memory(&self, function: &FunctionName, bytes: u64) {
+        if let Some(stats) = self.functions.get(function) {
+            stats.memory_mb.store(bytes.div_ceil(1 << 20), Ordering::Relaxed);
+        }
+    }
+
+    /// What each function has used since the start.
+    pub(crate) fn used(&self, now: Instant) -> Vec<(FunctionName, Used)> {
+        self.functions.iter().map(|(name, stats)| (name.clone(), stats.used(now))).collect()
+    }
+
+    fn alive(&self, function: &FunctionName, change: impl Fn(u32) -> u32) {
+        if let Some(stats) = self.functions.get(function) {
+            let mut alive = lock(&stats.alive);
+            let workers = change(alive.workers);
+            alive.change(Instant::now(), workers);
+        }
+    }
+
+    pub(crate) fn worker_started(&self, function: &FunctionName) {
+        self.alive(function, |workers| workers.saturating_add(1));
         let now = self.shared.workers.fetch_add(1, Ordering::Relaxed) + 1;
         self.shared.peak_workers.fetch_max(now, Ordering::Relaxed);
     }
 
-    pub(crate) fn worker_gone(&self) {
+    pub(crate) fn worker_gone(&self, function: &FunctionName) {
+        self.alive(function, |workers| workers.saturating_sub(1));
         self.shared.workers.fetch_sub(1, Ordering::Relaxed);
     }
 

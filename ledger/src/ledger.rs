@@ -10,7 +10,7 @@ use weft_schemas::{
     Attempt, DeadLetter, DeadLetterId, Digest, Epoch, ErrorInfo, Fence, FunctionName, Key, Message, NodeName, Reason,
 };
 
-use crate::Error;
+use crate::{Error, Usage};
 
 /// Who claims: a node and its incarnation. Claims of an older incarnation of the same node are lapsed at once.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -431,6 +431,12 @@ pub trait Ledger: Send + Sync {
     /// Looks at the whole ledger in one snapshot. Reads only, blocks nobody; at most `limit` items of each list, where 0
     /// means 100. Reads every invocation once, so that it takes seconds for millions of them.
     async fn audit(&self, limit: u32) -> Result<Audit, Error>;
+
+    /// Writes down what functions have used: each row whole, as it has become. The same row again changes nothing, and one
+    /// that says less than what is known lowers nothing.
+    async fn write_usage(&self, rows: &[Usage]) -> Result<(), Error>;
+    /// What was used in the hours that began at `since` or later, by function, hour and dispatcher.
+    async fn usage(&self, since: Timestamp) -> Result<Vec<Usage>, Error>;
 
     /// Deletes up to `limit` expired rows; returns how many. Never touches claimed, waiting or dead rows.
     async fn sweep(&self, limit: u32) -> Result<u64, Error>;

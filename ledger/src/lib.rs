@@ -14,6 +14,7 @@ mod open;
 mod postgres;
 mod sqlite;
 pub mod state;
+mod usage;
 mod verdict;
 
 #[cfg(feature = "conformance")]
@@ -29,6 +30,7 @@ pub use ledger::{
 pub use open::open;
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;
+pub use usage::{Usage, Used};
 
 /// The SQL client, for handlers that use their joined transaction's connection directly.
 pub use sqlx;

@@ -2,6 +2,7 @@
 
 mod audit;
 mod completions;
+mod cost;
 mod demo;
 mod dlq;
 mod doctor;
@@ -55,6 +56,7 @@ pub fn run(weft: Weft) -> Result<Exit, Report> {
             Command::Invocations(invocations) => invocations::run(invocations).await,
             Command::Dlq(dlq) => dlq::run(dlq).await,
             Command::Audit(audit) => audit::run(audit).await,
+            Command::Cost(cost) => cost::run(cost).await,
             Command::Migrate(migrate) => migrate::run(migrate).await,
             Command::Doctor(doctor) => doctor::run(doctor).await,
             Command::Schema(_) | Command::Simulate(_) | Command::Completions(_) => Ok(Exit::Ok),

@@ -231,7 +231,7 @@ impl Hands {
             }
             Action::WorkerGone(id) => {
                 self.workers.remove(&id);
-                self.stats.worker_gone();
+                self.stats.worker_gone(&self.function.name);
             }
             Action::WakeRelay => self.relay.notify_one(),
             Action::ForwardSpans(spans) => self.forwarder.forward(spans),
@@ -246,7 +246,7 @@ impl Hands {
     fn kill_all(&mut self) {
         for (_, worker) in self.workers.drain() {
             worker.kill();
-            self.stats.worker_gone();
+            self.stats.worker_gone(&self.function.name);
         }
     }
 
@@ -255,7 +255,7 @@ impl Hands {
         start.worker = format!("{}-{}", self.function.name, id.0);
         let init_timeout = self.function.init_timeout;
         let launch = Launch { id, program: Arc::clone(&self.program), start, init_timeout };
-        self.stats.worker_started();
+        self.stats.worker_started(&self.function.name);
         self.workers.insert(id, Worker::launch(launch, self.to_loop.clone()));
     }
 }

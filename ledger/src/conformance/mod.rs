@@ -16,6 +16,7 @@ pub mod nodes;
 pub mod outbox;
 pub mod settles;
 pub mod tables;
+pub mod usage;
 pub mod walk;
 
 use std::sync::Arc;
@@ -244,6 +245,7 @@ macro_rules! conformance_tests {
             audits: the_books_of_a_system_at_work_balance, each_accepted_invocation_is_counted_once,
                 a_row_deleted_or_made_by_hand_is_a_difference, the_dead_and_their_letters_belong_together,
                 a_retry_whose_invocation_is_gone_is_a_difference, what_should_have_left_long_ago_is_a_difference;
+            usage: usage_is_kept_by_function_hour_and_dispatcher, usage_that_is_written_again_is_not_counted_again;
             tables: case_20_the_sweep_is_bounded_and_takes_expired_successes_only,
                 rows_of_the_first_version_are_read_out_by_the_second;
             joins: effects_events_and_settle_commit_together, case_11_a_stale_settle_rolls_back_its_effects,

@@ -22,6 +22,7 @@ mod settle;
 mod sweep;
 #[cfg(feature = "conformance")]
 mod testing;
+mod usage;
 
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ use crate::verdict::Doubts;
 use crate::{
     Audit, ClaimRequest, ClosedSince, DeadLetterGroup, DeadLetterQuery, DeadLetterRecord, DueBatch, Error,
     InvocationQuery, InvocationRecord, Ledger, NodeSession, OutboxMessage, Owner, Redrive, Redriven, Settle, Settled,
-    State, Verdict,
+    State, Usage, Verdict,
 };
 
 pub(crate) use connect::{ACQUIRE, options, pool, preflight, redacted};
@@ -149,6 +150,14 @@ impl Ledger for Postgres {
 
     async fn audit(&self, limit: u32) -> Result<Audit, Error> {
         self.audit_tables(limit).await
+    }
+
+    async fn write_usage(&self, rows: &[Usage]) -> Result<(), Error> {
+        self.within(GENERAL, self.write_usage_rows(rows)).await
+    }
+
+    async fn usage(&self, since: Timestamp) -> Result<Vec<Usage>, Error> {
+        self.within(GENERAL, self.read_usage(since)).await
     }
 
     async fn sweep(&self, limit: u32) -> Result<u64, Error> {

@@ -19,6 +19,7 @@ mod sweep;
 #[cfg(feature = "conformance")]
 mod testing;
 mod turn;
+mod usage;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -34,7 +35,7 @@ use crate::verdict::Doubts;
 use crate::{
     Audit, ClaimRequest, ClosedSince, DeadLetterGroup, DeadLetterQuery, DeadLetterRecord, DueBatch, Error,
     InvocationQuery, InvocationRecord, Ledger, NodeSession, OutboxMessage, Owner, Redrive, Redriven, Settle, Settled,
-    State, Verdict,
+    State, Usage, Verdict,
 };
 
 pub(crate) use connect::{BUSY, File, map, now, options, path_of};
@@ -138,6 +139,14 @@ impl Ledger for Sqlite {
 
     async fn audit(&self, limit: u32) -> Result<Audit, Error> {
         self.audit_tables(limit).await
+    }
+
+    async fn write_usage(&self, rows: &[Usage]) -> Result<(), Error> {
+        self.write_usage_rows(rows).await
+    }
+
+    async fn usage(&self, since: Timestamp) -> Result<Vec<Usage>, Error> {
+        self.read_usage(since).await
     }
 
     async fn sweep(&self, limit: u32) -> Result<u64, Error> {

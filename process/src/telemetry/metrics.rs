@@ -39,6 +39,14 @@ impl Metric {
         matches!(self, Self::InvokeDuration | Self::InitDuration | Self::QueueWait)
     }
 
+    /// What one of the unit is, in what is counted: use is counted in whole MB-milliseconds, so that sums are exact.
+    const fn counted_per_unit(self) -> Option<f64> {
+        match self {
+            Self::BilledGbSeconds => Some(1_024.0 * 1_000.0),
+            _ => None,
+        }
+    }
+
     const fn unit(self) -> &'static str {
         match self {
             Self::InvokeDuration | Self::InitDuration | Self::QueueWait => "s",
@@ -49,6 +57,7 @@ impl Metric {
             Self::Duplicates => "{duplicate}",
             Self::Retries => "{attempt}",
             Self::Scaling => "{decision}",
+            Self::BilledGbSeconds => "GBy.s",
         }
     }
 }
@@ -116,14 +125,24 @@ impl Metrics {
         for metric in Metric::ALL.iter().copied().filter(|metric| !metric.is_duration()) {
             let read = Arc::clone(&read);
             // The provider keeps the callback.
+            if let Some(per_unit) = metric.counted_per_unit() {
+                let _ = meter
+                    .f64_observable_counter(metric.as_str())
+                    .with_unit(metric.unit())
+                    .with_callback(move |observer| {
+                        for count in read(metric) {
+                            observer.observe(count.value as f64 / per_unit, &attributes(count.function, count.reason));
+                        }
+                    })
+                    .build();
+                continue;
+            }
             let _ = meter
                 .u64_observable_counter(metric.as_str())
                 .with_unit(metric.unit())
                 .with_callback(move |observer| {
                     for count in read(metric) {
-                        let mut attributes = vec![KeyValue::new(Attr::FaasName.as_str(), count.function)];
-                        attributes.extend(count.reason.map(|reason| KeyValue::new(Attr::Reason.as_str(), reason)));
-                        observer.observe(count.value, &attributes);
+                        observer.observe(count.value, &attributes(count.function, count.reason));
                     }
                 })
                 .build();
@@ -144,6 +163,11 @@ impl Metrics {
             let _ = on.provider.shutdown_with_timeout(Duration::from_secs(5));
         }
     }
+}
+
+fn attributes(function: String, reason: Option<&'static str>) -> Vec<KeyValue> {
+    let reason = reason.map(|reason| KeyValue::new(Attr::Reason.as_str(), reason));
+    [KeyValue::new(Attr::FaasName.as_str(), function)].into_iter().chain(reason).collect()
 }
 
 /// Seconds, from 1 ms to 15 min, the longest timeout of a function.

@@ -120,6 +120,8 @@ names! {
         Scaling = "weft.scaling",
         /// Invocations that waited because a bound was reached, with `weft.reason`. Counter.
         Throttles = "weft.throttles",
+        /// Handler time, each attempt's rounded up to a millisecond, times the function's memory: GB-seconds. Counter.
+        BilledGbSeconds = "weft.billed_gb_seconds",
         /// From the event's receipt to the start of its attempt. Histogram, seconds.
         QueueWait = "weft.queue_wait",
     }

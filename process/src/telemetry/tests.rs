@@ -425,7 +425,12 @@ fn metrics_are_counted_per_function() {
                 data.data_points[0].attributes.clone()
             }
             Data::Sum(data) if !metric.is_duration() => {
-                assert_eq!(data.data_points[0].value, Some(Number::AsInt(7)));
+                let gb_seconds = 7.0 / 1_024_000.0;
+                let wanted = match metric {
+                    Metric::BilledGbSeconds => Number::AsDouble(gb_seconds),
+                    _ => Number::AsInt(7),
+                };
+                assert_eq!(data.data_points[0].value, Some(wanted));
                 assert_eq!(text_of(&data.data_points[0].attributes, "weft.reason").as_deref(), Some("schema"));
                 data.data_points[0].attributes.clone()
             }

@@ -27,6 +27,7 @@ mod soak;
 mod state_faults;
 mod state_redis;
 mod system_audit;
+mod system_cost;
 mod system_demo;
 mod system_dlq;
 mod system_drain;

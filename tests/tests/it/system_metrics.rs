@@ -50,6 +50,8 @@ async fn take(State(received): State<Received>, body: Bytes) -> StatusCode {
             Some(Data::Sum(sum)) => {
                 let value = |value| match value {
                     Some(Number::AsInt(value)) => u64::try_from(value).unwrap(),
+                    // GB-seconds: whether there are any.
+                    Some(Number::AsDouble(value)) => u64::from(value > 0.0),
                     other => panic!("a count is {other:?}"),
                 };
                 sum.data_points.into_iter().map(|point| (point.attributes, value(point.value))).collect()
@@ -106,5 +108,6 @@ async fn what_happened_to_events_leaves_as_metrics_of_their_function() {
     }
     assert!(value("faas.coldstarts", "flaky", "") >= 1);
     assert!(value("weft.queue_wait", "flaky", "") >= 1);
+    assert_eq!(value("weft.billed_gb_seconds", "flaky", ""), 1, "more than nothing");
     assert_eq!(value("weft.dead_letters", "fail", "terminal"), 1);
 }

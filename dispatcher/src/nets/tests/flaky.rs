@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use weft_ledger::{Audit, ClosedSince, DeadLetterGroup, DueBatch, Error, Settled};
+use weft_ledger::{Audit, ClosedSince, DeadLetterGroup, DueBatch, Error, Settled, Usage};
 use weft_schemas::{DeadLetter, DeadLetterId};
 
 use super::*;
@@ -127,6 +127,12 @@ impl Ledger for Flaky {
     }
     async fn closed_letters(&self, ids: &[DeadLetterId]) -> Result<Vec<DeadLetterId>, Error> {
         self.may("closed_letters", self.inner.closed_letters(ids)).await
+    }
+    async fn write_usage(&self, rows: &[Usage]) -> Result<(), Error> {
+        self.may("write_usage", self.inner.write_usage(rows)).await
+    }
+    async fn usage(&self, since: Timestamp) -> Result<Vec<Usage>, Error> {
+        self.inner.usage(since).await
     }
     async fn sweep(&self, limit: u32) -> Result<u64, Error> {
         self.inner.sweep(limit).await
