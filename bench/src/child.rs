@@ -1,6 +1,7 @@
 //! What this program is when it is started by itself: the measured worker, and the programs of the floors.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rustix::io::{read, write};
 use rustix::stdio::stdin;
@@ -16,8 +17,12 @@ pub const WORKER: &str = "__worker";
 pub const EMPTY: &str = "__empty";
 /// First argument of the program that answers every message on its standard input.
 pub const ECHO: &str = "__echo";
-/// The handler's name.
-pub const HANDLER: &str = "noop";
+/// The handler that does nothing.
+pub const NOOP: &str = "noop";
+/// The handler that stays for [`STAY`].
+pub const STAYING: &str = "staying";
+/// Long enough for a thousand to be there together, on a slow machine too.
+pub const STAY: Duration = Duration::from_secs(3);
 
 /// The handler's result, as the ledger keeps it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,11 +32,17 @@ pub struct Entered {
 }
 
 pub fn worker() -> ExitCode {
-    Worker::new().handler(HANDLER, noop).run()
+    Worker::new().handler(NOOP, noop).handler(STAYING, staying).run()
 }
 
 async fn noop(_: Context, _: IgnoredAny) -> std::result::Result<Entered, Failure> {
     Ok(Entered { entered_ns: clock::now_ns() })
+}
+
+async fn staying(_: Context, _: IgnoredAny) -> std::result::Result<Entered, Failure> {
+    let entered_ns = clock::now_ns();
+    tokio::time::sleep(STAY).await;
+    Ok(Entered { entered_ns })
 }
 
 pub fn empty() -> ExitCode {

@@ -42,7 +42,7 @@ pub struct Idle {
 
 pub async fn run(servers: &Servers, seconds: u32) -> Result<Idle> {
     let vhost = servers.rabbit.vhost().await;
-    let folder = tempfile()?;
+    let folder = own_folder()?;
     let manifest = folder.join("weft.toml");
     fs::write(&manifest, manifest_text()?)?;
     eprintln!("idle: building and starting `weft run` with {FUNCTIONS} functions");
@@ -137,14 +137,14 @@ fn manifest_text() -> Result<String> {
         .map(|n| {
             format!(
                 "[functions.idle-{n}]\ncommand = {command}\nhandler = \"{}\"\nevents = [\"idle.{n}\"]\n",
-                child::HANDLER
+                child::NOOP
             )
         })
         .collect())
 }
 
 /// A folder of this run's own.
-fn tempfile() -> Result<std::path::PathBuf> {
+fn own_folder() -> Result<std::path::PathBuf> {
     let folder = std::env::temp_dir().join(format!("weft-bench-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
     Ok(folder)

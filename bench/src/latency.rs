@@ -21,7 +21,7 @@ use crate::child::{self, Entered};
 use crate::clock::{micros_between, now_ns};
 use crate::fault::{Fault, Result, ensure};
 use crate::numbers::Percentiles;
-use crate::stage::{Servers, Shape, Stage, id, own_program};
+use crate::stage::{Servers, Shape, Stage, id, key, own_program};
 use crate::stamped::Stamped;
 
 /// The longest that all samples of one kind may take.
@@ -46,35 +46,27 @@ pub struct Latency {
     pub ratio_p99: f64,
 }
 
-#[derive(Debug, Serialize)]
-pub struct Latencies {
-    pub cold: Latency,
-    pub warm: Latency,
+/// Cold starts.
+pub async fn cold(servers: &Servers, samples: u32) -> Result<Latency> {
+    eprintln!("cold: {samples} samples of each side");
+    limited("cold", sample_cold(servers, samples)).await
 }
 
-pub async fn run(servers: &Servers, samples: u32) -> Result<Latencies> {
-    let limited = |name, future| async move {
-        tokio::time::timeout(LIMIT, future)
-            .await
-            .map_err(|_| Fault(format!("the {name} samples were not done within {LIMIT:?}")))?
-    };
-    eprintln!("cold: {samples} samples of each side");
-    let cold = limited("cold", either(cold(servers, samples))).await?;
+/// Workers that wait; [`WARM_FACTOR`] times `samples`.
+pub async fn warm(servers: &Servers, samples: u32) -> Result<Latency> {
     let samples = samples.saturating_mul(WARM_FACTOR);
     eprintln!("warm: {samples} samples of each side");
-    let warm = limited("warm", either(warm(servers, samples))).await?;
-    Ok(Latencies { cold, warm })
+    limited("warm", sample_warm(servers, samples)).await
 }
 
-/// Two different futures of one type.
-fn either<'a>(
-    future: impl Future<Output = Result<Latency>> + 'a,
-) -> std::pin::Pin<Box<dyn Future<Output = Result<Latency>> + 'a>> {
-    Box::pin(future)
+async fn limited(name: &str, samples: impl Future<Output = Result<Latency>>) -> Result<Latency> {
+    tokio::time::timeout(LIMIT, samples)
+        .await
+        .map_err(|_| Fault(format!("the {name} samples were not done within {LIMIT:?}")))?
 }
 
-async fn cold(servers: &Servers, samples: u32) -> Result<Latency> {
-    let running = Running::start(servers, "0s").await?;
+async fn sample_cold(servers: &Servers, samples: u32) -> Result<Latency> {
+    let running = Running::start(Stage::fresh(servers, shape("0s")).await?).await?;
     let mut sampled = Samples::default();
     for number in 0..samples {
         let floor = tokio::task::spawn_blocking(start_and_answer).await??;
@@ -87,8 +79,8 @@ async fn cold(servers: &Servers, samples: u32) -> Result<Latency> {
     Ok(sampled.into())
 }
 
-async fn warm(servers: &Servers, samples: u32) -> Result<Latency> {
-    let running = Running::start(servers, "5m").await?;
+async fn sample_warm(servers: &Servers, samples: u32) -> Result<Latency> {
+    let running = Running::start(Stage::fresh(servers, shape("5m")).await?).await?;
     // Starts the worker, and the connections of both sides.
     running.event(0).await?;
     let mut floor = WarmFloor::start(&running.stage).await?;
@@ -102,6 +94,23 @@ async fn warm(servers: &Servers, samples: u32) -> Result<Latency> {
     running.stop().await?;
     ensure(cold_starts == 1, || format!("{cold_starts} events waited for a worker instead of the first alone"))?;
     Ok(sampled.into())
+}
+
+fn shape(keep_alive: &'static str) -> Shape {
+    Shape { handler: child::NOOP, slots: 1, workers: 1, keep_alive }
+}
+
+/// Received → entered in microseconds of events `from` to `to` (excluded), one at a time, on a stage that others have used;
+/// event `from` starts the worker and is left out.
+pub async fn warm_on(stage: Stage, from: u32, to: u32) -> Result<Percentiles> {
+    let running = Running::start(stage).await?;
+    running.event(from).await?;
+    let mut sampled = Vec::new();
+    for number in from + 1..to {
+        sampled.push(running.event(number).await?.received_to_entered);
+    }
+    running.stop().await?;
+    Ok(Percentiles::of(sampled))
 }
 
 #[derive(Default)]
@@ -138,7 +147,7 @@ impl From<Samples> for Latency {
 }
 
 /// The cold floor: starts a program that does nothing but answer one message, and waits for the answer.
-fn start_and_answer() -> Result<f64> {
+pub fn start_and_answer() -> Result<f64> {
     use std::io::{Read, Write};
     let program = own_program()?;
     let started = now_ns();
@@ -218,9 +227,8 @@ struct Running {
 }
 
 impl Running {
-    async fn start(servers: &Servers, keep_alive: &'static str) -> Result<Self> {
-        let stage = Stage::fresh(servers, Shape { slots: 1, workers: 1, keep_alive }).await?;
-        let broker = Arc::new(Stamped::new(Arc::clone(&stage.broker)));
+    async fn start(stage: Stage) -> Result<Self> {
+        let broker = Arc::new(Stamped::new(Arc::clone(&stage.broker), stage.queue()));
         let dispatcher = Dispatcher::prepare(stage.config(Arc::clone(&broker) as Arc<dyn Broker>)?).await?;
         let stats = dispatcher.stats();
         let numbers = stats
@@ -240,7 +248,7 @@ impl Running {
         self.stage.publish(number, number + 1).await?;
         self.until("the event is settled", |numbers, _| numbers.succeeded.load(Ordering::Relaxed) > succeeded).await?;
         let received_ns = self.broker.received_ns();
-        let key = Key::new(format!("/weft/bench {}", id(number)))?;
+        let key = key(number)?;
         let query = InvocationQuery {
             function: Some(self.stage.function.clone()),
             key: Some(key),

@@ -38,9 +38,15 @@ impl Machine {
             memory_mib: memory.split(' ').next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() / 1024,
             file_system: file_system(&read("/proc/mounts"), &folder).unwrap_or_else(|| "unknown".to_owned()),
             folder: folder.display().to_string(),
-            load_before: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
+            load_before: load(),
         }
     }
+}
+
+/// Runnable processes over the last minute. On a machine that does nothing else it says what we cause ourselves.
+pub fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// The type of the file system that holds `folder`: that of the longest mount point in front of it.

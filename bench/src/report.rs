@@ -1,48 +1,128 @@
-//! The figures, as tables for people and as one JSON object.
+//! The figures, as one JSON object; [`crate::tables`] prints them for people.
+
+use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::audit::Audit;
+use crate::burst::Burst;
+use crate::drain::Drain;
+use crate::growth::Growth;
 use crate::idle::Idle;
-use crate::latency::{Latencies, Latency};
+use crate::latency::Latency;
 use crate::machine::Machine;
-use crate::numbers::{Percentiles, Spread};
+use crate::peers::Peer;
 use crate::stage::Servers;
+use crate::sweep::Sweep;
 use crate::throughput::{Side, Throughput};
+
+/// What one part of the run has measured.
+pub enum Part {
+    Throughput(Throughput),
+    Cold(Latency),
+    Warm(Latency),
+    Burst(Burst),
+    Idle(Idle),
+    Drain(Drain),
+    Growth(Growth),
+    Sweep(Sweep),
+    Audit(Audit),
+}
 
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// `release`, or `debug`: figures of which mean nothing.
-    build: &'static str,
-    machine: Machine,
-    servers: Versions,
+    pub build: &'static str,
+    pub machine: Machine,
+    pub servers: Versions,
     #[serde(skip_serializing_if = "Option::is_none")]
-    throughput: Option<Throughput>,
-    #[serde(flatten)]
-    latencies: Option<Latencies>,
+    pub throughput: Option<Throughput>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    idle: Option<Idle>,
-    ratios: Ratios,
+    pub cold: Option<Latency>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm: Option<Latency>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst: Option<Burst>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Idle>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth: Option<Growth>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<Sweep>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Audit>,
+    pub ratios: Ratios,
+    /// From an event's receive to its handler, a worker to start for it; milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cold_p99_ms: Option<f64>,
+    /// Resident memory of `weft run` with ten functions and nothing to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_rss_mib: Option<f64>,
+    /// Runnable processes, by part of the run.
+    pub loads: Vec<Load>,
+    /// Parts that did not fit into the limit.
+    pub left_out: Vec<Note>,
+    /// Parts that went wrong; their figures are not here.
+    pub faults: Vec<Note>,
+    /// The whole run.
+    pub seconds: f64,
 }
 
 #[derive(Debug, Serialize)]
-struct Versions {
-    rabbitmq: String,
-    postgres: String,
-    redis: String,
+pub struct Versions {
+    pub rabbitmq: String,
+    pub postgres: String,
+    pub redis: String,
 }
 
-/// What can be compared between machines: ours over the floor.
+/// The load average of a minute when a part began and when it ended.
+#[derive(Debug, Serialize)]
+pub struct Load {
+    pub part: &'static str,
+    pub before: String,
+    pub after: String,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Note {
+    pub part: &'static str,
+    pub reason: String,
+}
+
+/// What can be compared between machines. Throughput: ours over theirs, higher is better; the others: ours over the floor,
+/// lower is better; growth: the large ledger over the small one, 1 at best.
 #[derive(Debug, Default, Serialize)]
-struct Ratios {
-    /// Higher is better; the budget is at least 0.6.
+pub struct Ratios {
     #[serde(skip_serializing_if = "Option::is_none")]
-    throughput_vs_floor: Option<f64>,
-    /// Lower is better; the budget is at most 2.5.
+    pub throughput_vs_floor: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cold_p50_vs_floor: Option<f64>,
-    /// Lower is better; the budget is at most 2.
+    pub throughput_vs_celery: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    warm_p50_vs_floor: Option<f64>,
+    pub throughput_vs_dramatiq: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throughput_vs_graphile_worker: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throughput_vs_graphile_single: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throughput_vs_pg_boss: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throughput_vs_bullmq: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throughput_vs_bullmq_always: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throughput_vs_apalis_postgres: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throughput_vs_apalis_amqp: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cold_p50_vs_floor: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm_p50_vs_floor: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst_1000_vs_ten_spawns: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth_10m_vs_10k: Option<f64>,
 }
 
 impl Report {
@@ -56,118 +136,99 @@ impl Report {
                 redis: servers.redis.version().await,
             },
             throughput: None,
-            latencies: None,
+            cold: None,
+            warm: None,
+            burst: None,
             idle: None,
+            drain: None,
+            growth: None,
+            sweep: None,
+            audit: None,
             ratios: Ratios::default(),
+            cold_p99_ms: None,
+            idle_rss_mib: None,
+            loads: Vec::new(),
+            left_out: Vec::new(),
+            faults: Vec::new(),
+            seconds: 0.0,
         }
     }
 
-    pub fn throughput(&mut self, throughput: Throughput) {
-        self.ratios.throughput_vs_floor = Some(throughput.ratio);
-        self.throughput = Some(throughput);
+    pub fn put(&mut self, part: Part) {
+        let ratios = &mut self.ratios;
+        match part {
+            Part::Throughput(throughput) => {
+                let over = |side| throughput.ratio(side);
+                ratios.throughput_vs_floor = over(Side::Floor);
+                ratios.throughput_vs_celery = over(Side::Peer(Peer::Celery));
+                ratios.throughput_vs_dramatiq = over(Side::Peer(Peer::Dramatiq));
+                ratios.throughput_vs_graphile_worker = over(Side::Peer(Peer::GraphileWorker));
+                ratios.throughput_vs_graphile_single = over(Side::Peer(Peer::GraphileSingle));
+                ratios.throughput_vs_pg_boss = over(Side::Peer(Peer::PgBoss));
+                ratios.throughput_vs_bullmq = over(Side::Peer(Peer::Bullmq));
+                ratios.throughput_vs_bullmq_always = over(Side::Peer(Peer::BullmqAlways));
+                ratios.throughput_vs_apalis_postgres = over(Side::Peer(Peer::ApalisPostgres));
+                ratios.throughput_vs_apalis_amqp = over(Side::Peer(Peer::ApalisAmqp));
+                self.throughput = Some(throughput);
+            }
+            Part::Cold(cold) => {
+                ratios.cold_p50_vs_floor = Some(cold.ratio_p50);
+                self.cold_p99_ms = Some(cold.received_to_entered_us.p99 / 1e3);
+                self.cold = Some(cold);
+            }
+            Part::Warm(warm) => {
+                ratios.warm_p50_vs_floor = Some(warm.ratio_p50);
+                self.warm = Some(warm);
+            }
+            Part::Burst(burst) => {
+                ratios.burst_1000_vs_ten_spawns = Some(burst.ratio);
+                self.burst = Some(burst);
+            }
+            Part::Idle(idle) => {
+                self.idle_rss_mib = Some(idle.resident_mib);
+                self.idle = Some(idle);
+            }
+            Part::Drain(drain) => self.drain = Some(drain),
+            Part::Growth(growth) => {
+                ratios.growth_10m_vs_10k = Some(growth.ratio);
+                self.growth = Some(growth);
+            }
+            Part::Sweep(sweep) => self.sweep = Some(sweep),
+            Part::Audit(audit) => self.audit = Some(audit),
+        }
     }
 
-    pub fn latency(&mut self, latencies: Latencies) {
-        self.ratios.cold_p50_vs_floor = Some(latencies.cold.ratio_p50);
-        self.ratios.warm_p50_vs_floor = Some(latencies.warm.ratio_p50);
-        self.latencies = Some(latencies);
+    pub fn left_out(&mut self, part: &'static str, reason: String) {
+        eprintln!("{part} is left out: {reason}");
+        self.left_out.push(Note { part, reason });
     }
 
-    pub fn idle(&mut self, idle: Idle) {
-        self.idle = Some(idle);
+    pub fn fault(&mut self, part: &'static str, reason: String) {
+        eprintln!("{part} went wrong: {reason}");
+        self.faults.push(Note { part, reason });
+    }
+
+    pub fn load(&mut self, part: &'static str, before: String, after: String) {
+        self.loads.push(Load { part, before, after });
+    }
+
+    pub fn ended(&mut self, took: Duration) {
+        self.seconds = took.as_secs_f64();
+    }
+
+    /// Whether everything that was asked for was measured, the peers apart.
+    pub fn is_whole(&self) -> bool {
+        self.faults.is_empty() && self.left_out.is_empty()
     }
 
     /// Prints to stdout.
     pub fn print(&self, json: bool) {
-        if json {
-            match serde_json::to_string_pretty(self) {
-                Ok(text) => println!("{text}"),
-                Err(error) => eprintln!("error: failed to write the report: {error}"),
-            }
-            return;
+        if !json {
+            return crate::tables::print(self);
         }
-        let machine = &self.machine;
-        println!(
-            "{} build · {} cores of {} · Linux {} · {} MiB · {} on {} · load before: {}",
-            self.build,
-            machine.cores,
-            machine.cpu,
-            machine.kernel,
-            machine.memory_mib,
-            machine.file_system,
-            machine.folder,
-            machine.load_before
-        );
-        let Versions { rabbitmq, postgres, redis } = &self.servers;
-        println!("RabbitMQ {rabbitmq} · Postgres {postgres}, fsync on · Redis {redis}");
-        if let Some(throughput) = &self.throughput {
-            print_throughput(throughput);
-        }
-        if let Some(Latencies { cold, warm }) = &self.latencies {
-            print_latency("cold: event → handler, a worker to start for each", "start + round trip", cold, 2.5);
-            print_latency("warm: event → handler, a worker waits", "claim + round trip", warm, 2.0);
-        }
-        if let Some(idle) = &self.idle {
-            print_idle(idle);
+        match serde_json::to_string_pretty(self) {
+            Ok(text) => println!("{text}"),
+            Err(error) => eprintln!("error: failed to write the report: {error}"),
         }
     }
-}
-
-fn print_throughput(throughput: &Throughput) {
-    let plan = throughput.plan;
-    println!(
-        "\nthroughput: {} events, {} rounds of each side, up to {} workers of {} slots, prefetch {}",
-        plan.events, plan.rounds, plan.workers, plan.slots, throughput.prefetch
-    );
-    println!("  {:<8}{:>14}{:>12}{:>12}", "", "events/s p50", "min", "max");
-    for (name, Spread { median, min, max }) in [("floor", throughput.floor), ("weft", throughput.weft)] {
-        println!("  {name:<8}{median:>14.0}{min:>12.0}{max:>12.0}");
-    }
-    println!("  ratio {:.2} (budget: at least 0.60)", throughput.ratio);
-    println!("  processor seconds of each round: this process + workers + rest of the machine, of wall seconds");
-    for round in &throughput.rounds {
-        let side = match round.side {
-            Side::Floor => "floor",
-            Side::Weft => "weft",
-        };
-        let cpu = round.cpu;
-        println!(
-            "  {:<8}{:>5.2} + {:.2} + {:.2} of {:.2}",
-            format!("{side} {}", round.round),
-            cpu.own,
-            cpu.workers,
-            cpu.rest,
-            round.seconds
-        );
-    }
-}
-
-fn print_latency(title: &str, floor: &str, latency: &Latency, budget: f64) {
-    println!("\n{title}, {} samples", latency.floor_us.samples);
-    println!("  {:<32}{:>12}{:>12}{:>12}{:>12}", "", "p50 ms", "p99 ms", "min ms", "max ms");
-    let rows = [
-        (format!("floor: {floor}"), latency.floor_us),
-        ("weft: received → entered".to_owned(), latency.received_to_entered_us),
-        ("weft: published → entered".to_owned(), latency.published_to_entered_us),
-    ];
-    for (name, Percentiles { p50, p99, min, max, .. }) in rows {
-        let ms = |us: f64| us / 1e3;
-        println!("  {name:<32}{:>12.3}{:>12.3}{:>12.3}{:>12.3}", ms(p50), ms(p99), ms(min), ms(max));
-    }
-    println!("  ratio {:.2} at p50 (budget: at most {budget:.1}), {:.2} at p99", latency.ratio_p50, latency.ratio_p99);
-}
-
-fn print_idle(idle: &Idle) {
-    println!("\nidle: `weft run` with {} functions, watched for {:.0} s", idle.functions, idle.seconds);
-    println!(
-        "  resident {:.1} MiB (budget: below 30), of that anonymous {:.1}; highest ever {:.1}; {} threads",
-        idle.resident_mib, idle.anonymous_mib, idle.resident_peak_mib, idle.threads
-    );
-    println!("  processor {:.0} ms ({:.3} % of a core)", idle.cpu_ms, idle.cpu_percent);
-    println!(
-        "  wake-ups {:.2}/s, reads and writes {:.2}/s; by thread: {}",
-        idle.wakeups_per_second,
-        idle.reads_and_writes_per_second,
-        idle.wakeups_by_thread.iter().map(|(name, rate)| format!("{name} {rate:.2}")).collect::<Vec<_>>().join(", ")
-    );
 }

@@ -12,18 +12,23 @@ use weft_ledger::Ledger;
 use weft_process::secret::Address;
 use weft_process::telemetry::{Export, Metrics};
 use weft_schemas::manifest::Manifest;
-use weft_schemas::{Event, FunctionName, Message, NodeName};
+use weft_schemas::{Event, FunctionName, Key, Message, NodeName};
 use weft_tests::{PrivatePostgres, PrivateRabbit, PrivateRedis, Vhost};
 
 use crate::child;
 use crate::fault::{Fault, Result, ensure};
 
-const PREFIX: &str = "bench";
+pub const PREFIX: &str = "bench";
 const EVENT: &str = "bench.happened";
+const SOURCE: &str = "/weft/bench";
+/// What differs from Postgres' own defaults, which are for a machine of 1 GiB; `pg_stat_statements` is asked by the sweep.
+const POSTGRES: &[&str] =
+    &["shared_buffers=1GB", "max_wal_size=4GB", "shared_preload_libraries=pg_stat_statements", "track_io_timing=off"];
 /// Events that are published and confirmed together.
 const PUBLISH_BATCH: usize = 1_000;
 
-/// Private servers for the whole run. Postgres and RabbitMQ write to the disk before they answer, as in production.
+/// Private servers for the whole run. Postgres and RabbitMQ write to the disk before they answer, as in production; Redis
+/// does once a second, as its manual and BullMQ's guide advise.
 pub struct Servers {
     pub rabbit: PrivateRabbit,
     pub postgres: PrivatePostgres,
@@ -36,15 +41,27 @@ impl Servers {
     /// # Panics
     /// One cannot be found or does not start; the text says what to install.
     pub async fn start() -> Self {
-        let (rabbit, postgres, redis) =
-            tokio::join!(PrivateRabbit::start(), PrivatePostgres::start_durable(), PrivateRedis::start());
+        let (rabbit, postgres, redis) = tokio::join!(
+            PrivateRabbit::start(),
+            PrivatePostgres::start_durable(POSTGRES),
+            PrivateRedis::start_durable("everysec")
+        );
         Self { rabbit, postgres, redis }
     }
+}
+
+/// A ledger with its tables made, in a database of its own.
+pub async fn fresh_ledger(servers: &Servers) -> Result<Address> {
+    let address = Address::new(servers.postgres.database().await);
+    weft_ledger::open(address.expose()).await?.migrate().await?;
+    Ok(address)
 }
 
 /// How the one function of a round is declared.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
+    /// Registered by [`child::worker`].
+    pub handler: &'static str,
     pub slots: u32,
     pub workers: u32,
     pub keep_alive: &'static str,
@@ -65,11 +82,14 @@ pub struct Stage {
 impl Stage {
     /// A fresh place with the queue declared and empty, and the ledger's tables made.
     pub async fn fresh(servers: &Servers, shape: Shape) -> Result<Self> {
+        Self::on(servers, shape, fresh_ledger(servers).await?).await
+    }
+
+    /// As [`Self::fresh`], on a ledger that is there already.
+    pub async fn on(servers: &Servers, shape: Shape, ledger_address: Address) -> Result<Self> {
         let vhost = servers.rabbit.vhost().await;
-        let ledger_address = Address::new(servers.postgres.database().await);
         let broker = Amqp::connect(&Address::new(vhost.amqp_url.as_str()), PREFIX).await?;
         let ledger = weft_ledger::open(ledger_address.expose()).await?;
-        ledger.migrate().await?;
         let manifest = manifest(shape)?;
         broker.declare(&topology(PREFIX, &manifest)).await?;
         Ok(Self {
@@ -77,7 +97,7 @@ impl Stage {
             broker: Arc::new(broker),
             ledger,
             manifest,
-            function: FunctionName::new(child::HANDLER)?,
+            function: FunctionName::new(shape.handler)?,
             ledger_address,
             state_address: Address::new(servers.redis.url()),
             shape,
@@ -125,6 +145,11 @@ impl Stage {
         Ok(())
     }
 
+    /// Runs one statement on the ledger's database, and answers its rows as lines.
+    pub async fn sql(&self, statement: &str) -> Result<String> {
+        weft_tests::sql(self.ledger_address.expose(), statement).await.map_err(Fault)
+    }
+
     /// Waits until the broker says that the queue is empty and nothing is unsettled.
     ///
     /// # Panics
@@ -148,9 +173,30 @@ impl Stage {
     }
 }
 
-/// The id of event `number`, which is its `message_id` too.
+/// The id of event `number`, which is its `message_id` too: as random as a UUID of version 4, in whose form it is, so that
+/// neighbours in time are none in an index.
 pub fn id(number: u32) -> String {
-    format!("event-{number:08}")
+    // Two different, invertible mixings of the number (that of SplitMix64).
+    let mixed = |seed: u64| {
+        let mut bits = u64::from(number).wrapping_add(1).wrapping_mul(seed);
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    };
+    let (high, low) = (mixed(0x9e37_79b9_7f4a_7c15), mixed(0xd1b5_4a32_d192_ed03));
+    format!(
+        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+        high >> 32,
+        (high >> 16) & 0xffff,
+        high & 0xfff,
+        0x8000 | (low >> 50),
+        low & 0xffff_ffff_ffff
+    )
+}
+
+/// The idempotency key of event `number`.
+pub fn key(number: u32) -> Result<Key> {
+    Ok(Key::new(format!("{SOURCE} {}", id(number)))?)
 }
 
 /// An event of about 300 bytes of JSON in CloudEvents binary mode.
@@ -167,7 +213,7 @@ pub fn event(number: u32) -> Message {
     });
     let event = Event {
         id: id(number),
-        source: "/weft/bench".to_owned(),
+        source: SOURCE.to_owned(),
         kind: EVENT.to_owned(),
         subject: None,
         time: None,
@@ -186,9 +232,7 @@ fn manifest(shape: Shape) -> Result<Manifest> {
     let command = serde_json::to_string(&[program, child::WORKER])?;
     let text = format!(
         "[functions.{}]\ncommand = {command}\nevents = [\"{EVENT}\"]\nslots = {}\nkeep_alive = \"{}\"\n",
-        child::HANDLER,
-        shape.slots,
-        shape.keep_alive
+        shape.handler, shape.slots, shape.keep_alive
     );
     Ok(Manifest::parse(&text, std::path::Path::new("/"))?)
 }
@@ -196,4 +240,18 @@ fn manifest(shape: Shape) -> Result<Manifest> {
 /// This program's file.
 pub fn own_program() -> Result<PathBuf> {
     Ok(std::env::current_exe()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_differ_and_have_the_form_of_a_uuid() {
+        let ids: std::collections::BTreeSet<String> = (0..10_000).map(id).collect();
+        assert_eq!(ids.len(), 10_000);
+        for id in ids {
+            assert!(id.len() == 36 && id.as_bytes().get(14) == Some(&b'4'), "{id}");
+        }
+    }
 }

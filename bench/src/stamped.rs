@@ -14,11 +14,20 @@ use crate::clock;
 pub struct Stamped {
     inner: Arc<dyn Broker>,
     received_ns: Arc<AtomicU64>,
+    first_ns: Arc<AtomicU64>,
+    /// The one queue that is noted.
+    queue: String,
 }
 
 impl Stamped {
-    pub fn new(inner: Arc<dyn Broker>) -> Self {
-        Self { inner, received_ns: Arc::default() }
+    /// Notes deliveries of `queue` alone.
+    pub fn new(inner: Arc<dyn Broker>, queue: String) -> Self {
+        Self { inner, received_ns: Arc::default(), first_ns: Arc::default(), queue }
+    }
+
+    /// [`clock::now_ns`] when the first delivery left the broker's own code; 0 before.
+    pub fn first_ns(&self) -> u64 {
+        self.first_ns.load(Ordering::Acquire)
     }
 
     /// [`clock::now_ns`] when the latest delivery left the broker's own code; 0 before the first.
@@ -38,13 +47,19 @@ impl Broker for Stamped {
     }
 
     async fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Subscription, BrokerError> {
-        let Subscription { mut deliveries, acks } = self.inner.subscribe(queue, prefetch).await?;
+        let subscription = self.inner.subscribe(queue, prefetch).await?;
+        if queue != self.queue {
+            return Ok(subscription);
+        }
+        let Subscription { mut deliveries, acks } = subscription;
         let (stamped, receiver) = mpsc::channel(usize::from(prefetch.max(1)));
-        let received_ns = Arc::clone(&self.received_ns);
+        let (received_ns, first_ns) = (Arc::clone(&self.received_ns), Arc::clone(&self.first_ns));
         // Ends when the consumer does, or with its reader.
         tokio::spawn(async move {
             while let Some(delivery) = deliveries.recv().await {
-                received_ns.store(clock::now_ns(), Ordering::Release);
+                let now_ns = clock::now_ns();
+                received_ns.store(now_ns, Ordering::Release);
+                let _ = first_ns.compare_exchange(0, now_ns, Ordering::AcqRel, Ordering::Relaxed);
                 if stamped.send(delivery).await.is_err() {
                     return;
                 }

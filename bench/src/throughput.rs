@@ -1,27 +1,20 @@
-//! Events per second, from a full queue to the last ack: one loop without a worker, and a dispatcher with its workers.
+//! Jobs per second, from a full queue to an empty one: one loop without a worker, a dispatcher with its workers, and peers.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use weft_dispatcher::Dispatcher;
-use weft_dispatcher::status::FunctionStats;
-use weft_ledger::{ClaimRequest, Settle, Settled, Settlement, Verdict};
-use weft_process::shutdown::Shutdown;
-use weft_schemas::{Digest, Key, NodeName};
+use serde::{Serialize, Serializer};
 
-use crate::child::Entered;
-use crate::fault::{Fault, Result, ensure};
+use crate::child;
+use crate::fault::{Fault, Result};
 use crate::machine::Cpu;
 use crate::numbers::Spread;
+use crate::peers::{self, Absent, Home, Installed, Peer};
 use crate::stage::{Servers, Shape, Stage};
+use crate::{floor, ours};
 
 /// The longest that one round may take, filling the queue included.
 const ROUND_LIMIT: Duration = Duration::from_secs(180);
-/// The most events that the floor claims and settles at once.
-const FLOOR_BATCH: usize = 128;
-/// How often the dispatcher's counters are looked at.
-const LOOK: Duration = Duration::from_millis(1);
 
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Plan {
@@ -29,13 +22,32 @@ pub struct Plan {
     pub rounds: u32,
     pub slots: u32,
     pub workers: u32,
+    /// No further rounds begin when they would probably end after this.
+    #[serde(skip)]
+    pub until: Instant,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     Floor,
     Weft,
+    Peer(Peer),
+}
+
+impl Side {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::Weft => "weft",
+            Self::Peer(peer) => peer.name(),
+        }
+    }
+}
+
+impl Serialize for Side {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
 }
 
 /// One round of one side.
@@ -43,7 +55,8 @@ pub enum Side {
 pub struct Round {
     pub side: Side,
     pub round: u32,
-    /// From the first delivery to the last settle; on the floor also its ack.
+    pub events: u32,
+    /// From the first delivery to the last settle; on the floor also its ack. Of a peer: from its first job to its last.
     pub seconds: f64,
     pub events_per_second: f64,
     /// Weft only: from the start of the dispatcher (node, consumer and worker included) to the first delivery.
@@ -51,151 +64,174 @@ pub struct Round {
     pub start_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_workers: Option<u32>,
-    /// Processor seconds over the whole round, the start and the drain included.
-    pub cpu: Cpu,
+    /// Processor seconds over the whole round, the start and the drain included; not of peers, whose queue is filled by
+    /// programs of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
+}
+
+/// All rounds of one side.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    pub side: Side,
+    pub rounds: usize,
+    pub events: u32,
+    pub events_per_second: Spread,
+    /// Median of ours over its median; of the floor and the peers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weft_over: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
 pub struct Throughput {
     #[serde(flatten)]
     pub plan: Plan,
+    /// Rounds of each side that were run.
+    pub rounds_run: u32,
     pub prefetch: u16,
     pub floor_batch: usize,
-    pub floor: Spread,
-    pub weft: Spread,
-    /// Median of ours over median of the floor.
-    pub ratio: f64,
-    pub rounds: Vec<Round>,
+    pub sides: Vec<Summary>,
+    pub peers: Vec<Installed>,
+    pub absent: Vec<Absent>,
+    pub all_rounds: Vec<Round>,
 }
 
-pub async fn run(servers: &Servers, plan: Plan) -> Result<Throughput> {
-    let mut rounds = Vec::new();
-    let mut prefetch = 0;
+impl Throughput {
+    /// Median of ours over that of `side`; `None` where it was not measured.
+    pub fn ratio(&self, side: Side) -> Option<f64> {
+        self.sides.iter().find(|summary| summary.side == side)?.weft_over
+    }
+}
+
+pub async fn run(servers: &Servers, plan: Plan, peers: &[Peer]) -> Result<Throughput> {
+    let (home, mut installed, mut absent) = peers::install(peers).await?;
+    let mut rounds: Vec<Round> = Vec::new();
+    let shape = Shape { handler: child::NOOP, slots: plan.slots, workers: plan.workers, keep_alive: "5m" };
+    let (mut rounds_run, mut longest) = (0, Duration::ZERO);
     for round in 1..=plan.rounds {
+        let began = Instant::now();
+        if round > 1 && began + longest > plan.until {
+            break;
+        }
         for side in [Side::Floor, Side::Weft] {
-            let one = async {
-                let shape = Shape { slots: plan.slots, workers: plan.workers, keep_alive: "5m" };
-                let stage = Stage::fresh(servers, shape).await?;
-                prefetch = stage.prefetch();
-                stage.publish(0, plan.events).await?;
-                let before = Cpu::now()?;
-                let mut measured = match side {
-                    Side::Floor => floor(&stage, plan.events).await?,
-                    Side::Weft => weft(&stage, plan.events).await?,
-                };
-                measured.cpu = Cpu::now()?.since(before);
-                stage.wait_empty().await;
-                stage.check_ledger(plan.events.into()).await?;
-                Ok::<_, Fault>(Round { round, ..measured })
-            };
-            let measured = tokio::time::timeout(ROUND_LIMIT, one)
+            let measured = tokio::time::timeout(ROUND_LIMIT, ours_or_floor(servers, side, round, plan.events, shape))
                 .await
                 .map_err(|_| Fault(format!("round {round} of {side:?} has not ended within {ROUND_LIMIT:?}")))??;
-            eprintln!("throughput round {round} {side:?}: {:.0} events/s", measured.events_per_second);
+            eprintln!("throughput round {round} {}: {:.0} events/s", side.name(), measured.events_per_second);
             rounds.push(measured);
         }
+        for peer in installed.iter().map(|installed| installed.peer).collect::<Vec<_>>() {
+            let limited = tokio::time::timeout(ROUND_LIMIT, of_peer(servers, &home, peer, round, plan.events)).await;
+            match limited.unwrap_or_else(|_| Err(Fault(format!("not ended within {ROUND_LIMIT:?}")))) {
+                Ok(measured) => {
+                    eprintln!("throughput round {round} {}: {:.0} events/s", peer.name(), measured.events_per_second);
+                    rounds.push(measured);
+                }
+                // A peer's fault is none of ours: it is named, and what it had shown before is not used.
+                Err(Fault(text)) => {
+                    eprintln!("throughput round {round} {}: {text}", peer.name());
+                    installed.retain(|installed| installed.peer != peer);
+                    rounds.retain(|round| round.side != Side::Peer(peer));
+                    absent.push(Absent { peer, reason: format!("round {round} went wrong: {text}") });
+                }
+            }
+        }
+        rounds_run = round;
+        longest = longest.max(began.elapsed());
     }
-    let of = |side| Spread::of(rounds.iter().filter(|round| round.side == side).map(|round| round.events_per_second));
-    let (floor, weft) = (of(Side::Floor), of(Side::Weft));
-    Ok(Throughput { plan, prefetch, floor_batch: FLOOR_BATCH, floor, weft, ratio: weft.median / floor.median, rounds })
+    let prefetch = u16::try_from(plan.slots.saturating_mul(plan.workers)).unwrap_or(u16::MAX);
+    let sides = summaries(&rounds, &installed);
+    Ok(Throughput {
+        plan,
+        rounds_run,
+        prefetch,
+        floor_batch: floor::BATCH,
+        sides,
+        peers: installed,
+        absent,
+        all_rounds: rounds,
+    })
 }
 
-fn measured(side: Side, events: u32, took: Duration) -> Round {
+fn summaries(rounds: &[Round], installed: &[Installed]) -> Vec<Summary> {
+    let sides = [Side::Floor, Side::Weft].into_iter().chain(installed.iter().map(|peer| Side::Peer(peer.peer)));
+    let mut summaries: Vec<Summary> = sides
+        .map(|side| {
+            let of: Vec<&Round> = rounds.iter().filter(|round| round.side == side).collect();
+            Summary {
+                side,
+                rounds: of.len(),
+                events: of.iter().map(|round| round.events).max().unwrap_or(0),
+                events_per_second: Spread::of(of.iter().map(|round| round.events_per_second)),
+                weft_over: None,
+            }
+        })
+        .collect();
+    let weft = summaries.iter().find(|side| side.side == Side::Weft).map(|side| side.events_per_second.median);
+    for summary in summaries.iter_mut().filter(|summary| summary.side != Side::Weft) {
+        summary.weft_over = weft.map(|weft| weft / summary.events_per_second.median);
+    }
+    summaries
+}
+
+async fn ours_or_floor(servers: &Servers, side: Side, round: u32, events: u32, shape: Shape) -> Result<Round> {
+    let stage = Stage::fresh(servers, shape).await?;
+    stage.publish(0, events).await?;
+    let before = Cpu::now()?;
+    let mut measured = match side {
+        Side::Floor => rate(side, round, events, floor::run(&stage, events).await?),
+        Side::Weft | Side::Peer(_) => {
+            let run = ours::run(&stage, Arc::clone(&stage.broker), events, |_, _, _| false).await?;
+            Round {
+                start_seconds: Some(run.start.as_secs_f64()),
+                peak_workers: Some(run.peak_workers),
+                ..rate(side, round, events, run.took)
+            }
+        }
+    };
+    measured.cpu = Some(Cpu::now()?.since(before));
+    stage.wait_empty().await;
+    stage.check_ledger(events.into()).await?;
+    Ok(measured)
+}
+
+async fn of_peer(servers: &Servers, home: &Home, peer: Peer, round: u32, events: u32) -> Result<Round> {
+    let done = peers::round(servers, home, peer, events.min(peer.most_events())).await?;
+    Ok(rate(Side::Peer(peer), round, done.jobs, done.took))
+}
+
+fn rate(side: Side, round: u32, events: u32, took: Duration) -> Round {
     Round {
         side,
-        round: 0,
+        round,
+        events,
         seconds: took.as_secs_f64(),
         events_per_second: f64::from(events) / took.as_secs_f64(),
         start_seconds: None,
         peak_workers: None,
-        cpu: Cpu::default(),
+        cpu: None,
     }
 }
 
-/// One loop, one step after the other: take what is there, claim, settle, ack. No decoding, no worker.
-async fn floor(stage: &Stage, events: u32) -> Result<Round> {
-    let session = stage.ledger.enter(&NodeName::new("floor")?, Duration::from_secs(300)).await?;
-    let mut subscription = stage.broker.subscribe(&stage.queue(), stage.prefetch()).await?;
-    let (mut batch, mut done, mut first) = (Vec::new(), 0, None);
-    while done < events as usize {
-        let count = subscription.deliveries.recv_many(&mut batch, FLOOR_BATCH).await;
-        ensure(count > 0, || "the deliveries ended early".to_owned())?;
-        first.get_or_insert_with(Instant::now);
-        let mut requests = Vec::with_capacity(count);
-        for delivery in &batch {
-            let id = delivery.message.properties.message_id.as_deref().unwrap_or_default();
-            requests.push(ClaimRequest {
-                key: Key::new(id)?,
-                digest: Digest::of(&[&delivery.message.body]),
-                resume: None,
-                interrupted: false,
-            });
-        }
-        let verdicts = stage.ledger.claim(session.owner(), &stage.function, &requests).await?;
-        let mut settles = Vec::with_capacity(count);
-        for (request, verdict) in requests.into_iter().zip(verdicts) {
-            let Verdict::Run(claim) = verdict else {
-                return Err(Fault(format!("a fresh key was answered with {verdict:?}")));
-            };
-            let result = serde_json::to_vec(&Entered { entered_ns: crate::clock::now_ns() })?.into();
-            let keep = Duration::from_secs(7 * 24 * 3600);
-            let to = Settlement::Succeeded { result, keep, outbox: Vec::new() };
-            settles.push(Settle { key: request.key, fence: claim.fence, to });
-        }
-        let settled = stage.ledger.settle(&stage.function, &settles).await?;
-        ensure(settled.iter().all(|settled| *settled == Settled::Done), || "a settle was refused".to_owned())?;
-        subscription.acks.ack(batch.drain(..).map(|delivery| delivery.id).collect());
-        done += count;
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_ratio_is_of_medians_and_only_of_what_was_measured() {
+        let round =
+            |side, rate: f64| Round { events_per_second: rate, ..super::rate(side, 1, 10, Duration::from_secs(1)) };
+        let rounds = [
+            round(Side::Floor, 10.0),
+            round(Side::Floor, 30.0),
+            round(Side::Floor, 20.0),
+            round(Side::Weft, 10.0),
+            round(Side::Peer(Peer::Celery), 4.0),
+        ];
+        let celery = Installed { peer: Peer::Celery, version: "1".to_owned(), settings: "" };
+        let sides = summaries(&rounds, &[celery]);
+        let over: Vec<_> = sides.iter().map(|side| (side.side.name(), side.weft_over)).collect();
+        assert_eq!(over, [("floor", Some(0.5)), ("weft", None), ("celery", Some(2.5))]);
     }
-    subscription.acks.flush().await;
-    let took = first.map(|first| first.elapsed()).unwrap_or_default();
-    session.leave().await?;
-    stage.broker.close().await;
-    Ok(measured(Side::Floor, events, took))
-}
-
-/// A dispatcher as `weft run` has it, with real worker processes.
-async fn weft(stage: &Stage, events: u32) -> Result<Round> {
-    let dispatcher = Dispatcher::prepare(stage.config(std::sync::Arc::clone(&stage.broker))?).await?;
-    let stats = dispatcher.stats();
-    let numbers = stats
-        .functions()
-        .get(&stage.function)
-        .cloned()
-        .ok_or_else(|| Fault("the dispatcher does not know its function".to_owned()))?;
-    let shutdown = Shutdown::manual();
-    let started = Instant::now();
-    let mut running = tokio::spawn(dispatcher.run(shutdown.clone()));
-    let mut first = None;
-    let mut look = tokio::time::interval(LOOK);
-    let took = loop {
-        tokio::select! {
-            _ = look.tick() => {}
-            ended = &mut running => {
-                ended??;
-                return Err(Fault("the dispatcher ended by itself".to_owned()));
-            }
-        }
-        if numbers.received.load(Ordering::Relaxed) > 0 {
-            first.get_or_insert_with(Instant::now);
-        }
-        if numbers.succeeded.load(Ordering::Relaxed) >= events.into() {
-            break first.map(|first| first.elapsed()).unwrap_or_default();
-        }
-        nothing_failed(&numbers)?;
-    };
-    shutdown.drain.cancel();
-    running.await??;
-    nothing_failed(&numbers)?;
-    let start_seconds = first.map(|first| (first - started).as_secs_f64());
-    Ok(Round { start_seconds, peak_workers: Some(stats.peak_workers()), ..measured(Side::Weft, events, took) })
-}
-
-fn nothing_failed(numbers: &FunctionStats) -> Result<()> {
-    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    let faults = read(&numbers.retries) + read(&numbers.crashes) + read(&numbers.timeouts) + read(&numbers.duplicates);
-    let dead = numbers.dead();
-    ensure(faults == 0 && dead.is_empty(), || {
-        format!("{faults} attempts failed or were superfluous, and these are dead: {dead:?}")
-    })
 }

@@ -79,20 +79,22 @@ impl PrivatePostgres {
         or_fail(Self::try_start().await)
     }
 
-    /// As [`start`](Self::start), but every commit is on the disk before it is answered, as it is in production: for
-    /// benches.
+    /// As [`start`](Self::start), but every commit is on the disk before it is answered, as it is in production, and with
+    /// further settings of the server, such as `shared_buffers=1GB`: for benches.
     ///
     /// # Panics
     /// It cannot be found or does not start.
-    pub async fn start_durable() -> Self {
-        or_fail(Self::try_start_with(true).await)
+    pub async fn start_durable(settings: &'static [&'static str]) -> Self {
+        or_fail(Self::try_start_with(&[&["fsync=on", "full_page_writes=on"], settings]).await)
     }
 
     pub(crate) async fn try_start() -> Result<Self, Error> {
-        Self::try_start_with(false).await
+        let quick = &["fsync=off", "full_page_writes=off", "shared_buffers=64MB", "max_wal_size=256MB"];
+        Self::try_start_with(&[quick]).await
     }
 
-    async fn try_start_with(durable: bool) -> Result<Self, Error> {
+    async fn try_start_with(settings: &[&[&'static str]]) -> Result<Self, Error> {
+        let settings: Vec<&'static str> = settings.concat();
         let server = programs::POSTGRES_SERVER.find()?;
         let template = template().await?;
         let folder = folder("postgres")?;
@@ -107,12 +109,11 @@ impl PrivatePostgres {
                 "listen_addresses=127.0.0.1",
                 // A socket's path may be too long for the kernel in a deep temporary folder, and nobody uses it.
                 "unix_socket_directories=",
-                if durable { "fsync=on" } else { "fsync=off" },
-                if durable { "full_page_writes=on" } else { "full_page_writes=off" },
                 "max_connections=300",
-                "shared_buffers=64MB",
-                "max_wal_size=256MB",
-            ] {
+            ]
+            .iter()
+            .chain(&settings)
+            {
                 command.args(["-c", setting]);
             }
             command

@@ -39,6 +39,9 @@ pub(crate) enum Durability {
     None,
     /// Every write that was answered. A process kill leaves the kernel's page cache alone, so no fsync is needed.
     AppendOnly,
+    /// Every write that was answered, also over a crash of the machine (`always`), or all but the last second of them
+    /// (`everysec`).
+    Disk { fsync: &'static str },
 }
 
 /// A Redis of the test's own. Dropping it kills it.
@@ -54,6 +57,15 @@ impl PrivateRedis {
     /// It cannot be found or does not start.
     pub async fn start() -> Self {
         or_fail(Self::try_start(Durability::AppendOnly).await)
+    }
+
+    /// Starts one whose append-only file is written to the disk as `fsync` says: `always` (before each answer) or `everysec`
+    /// (every second, what its manual advises). For benches.
+    ///
+    /// # Panics
+    /// It cannot be found or does not start.
+    pub async fn start_durable(fsync: &'static str) -> Self {
+        or_fail(Self::try_start(Durability::Disk { fsync }).await)
     }
 
     /// Starts one that has forgotten everything after [`kill`](Self::kill) or [`stop`](Self::stop).
@@ -82,8 +94,13 @@ impl PrivateRedis {
         let instance = Instance::new("redis-server", folder, (Signal::TERM, "TERM"), move || {
             let mut command = Command::new(&program);
             command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]).arg("--dir").arg(&data);
-            if durability == Durability::AppendOnly {
-                command.args(["--appendonly", "yes", "--appendfsync", "no"]);
+            let fsync = match durability {
+                Durability::None => None,
+                Durability::AppendOnly => Some("no"),
+                Durability::Disk { fsync } => Some(fsync),
+            };
+            if let Some(fsync) = fsync {
+                command.args(["--appendonly", "yes", "--appendfsync", fsync]);
             }
             command
         });

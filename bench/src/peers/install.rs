@@ -1,0 +1,157 @@
+//! Putting the peers into a folder of their own, beside what Cargo builds. What is there and unchanged stays.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::process::Line;
+use super::{Absent, Installed, Kit, Peer};
+use crate::fault::{Fault, Result, ensure};
+use crate::stage::own_program;
+
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Files of a kit: name and content. The first one pins the versions; a change of it installs anew.
+type Files = &'static [(&'static str, &'static str)];
+
+const PYTHON: Files = &[
+    ("requirements.txt", include_str!("../../peers/python/requirements.txt")),
+    ("event.py", include_str!("../../peers/python/event.py")),
+    ("celery_peer.py", include_str!("../../peers/python/celery_peer.py")),
+    ("dramatiq_peer.py", include_str!("../../peers/python/dramatiq_peer.py")),
+];
+const NODE: Files = &[
+    ("package-lock.json", include_str!("../../peers/node/package-lock.json")),
+    ("package.json", include_str!("../../peers/node/package.json")),
+    ("event.mjs", include_str!("../../peers/node/event.mjs")),
+    ("bullmq.mjs", include_str!("../../peers/node/bullmq.mjs")),
+    ("graphile.mjs", include_str!("../../peers/node/graphile.mjs")),
+    ("pgboss.mjs", include_str!("../../peers/node/pgboss.mjs")),
+];
+
+/// Where the peers are.
+#[derive(Debug, Clone)]
+pub struct Home {
+    folder: PathBuf,
+}
+
+impl Home {
+    fn new() -> Result<Self> {
+        // `target/release/weft-bench` → `target/bench-peers`.
+        let program = own_program()?;
+        let target =
+            program.parent().and_then(Path::parent).ok_or_else(|| Fault("this program has no folder".into()))?;
+        let folder = target.join("bench-peers");
+        fs::create_dir_all(&folder)?;
+        Ok(Self { folder })
+    }
+
+    pub fn python(&self) -> PathBuf {
+        self.folder.join("python")
+    }
+
+    pub fn node(&self) -> PathBuf {
+        self.folder.join("node")
+    }
+
+    /// What programs of `peer` write; emptied at the start of each run.
+    pub fn log(&self, peer: Peer) -> PathBuf {
+        self.folder.join(format!("{}.log", peer.name()))
+    }
+}
+
+/// Installs what `peers` need; what cannot be had is named as absent.
+pub async fn install(peers: &[Peer]) -> Result<(Home, Vec<Installed>, Vec<Absent>)> {
+    let home = Home::new()?;
+    let (mut installed, mut absent) = (Vec::new(), Vec::new());
+    let mut kits: BTreeMap<Kit, std::result::Result<(), String>> = BTreeMap::new();
+    for &peer in peers {
+        let kit = peer.kit();
+        if !kits.contains_key(&kit) {
+            let done = match kit {
+                Kit::Python => python(&home).await,
+                Kit::Node => node(&home).await,
+                Kit::Rust => Err(Fault("no program for it is in bench/peers yet".to_owned())),
+            };
+            kits.insert(kit, done.map_err(|Fault(text)| text));
+        }
+        match kits.get(&kit) {
+            Some(Err(reason)) => absent.push(Absent { peer, reason: reason.clone() }),
+            _ => {
+                fs::write(home.log(peer), "")?;
+                installed.push(Installed { peer, version: version(peer), settings: peer.settings() });
+            }
+        }
+    }
+    Ok((home, installed, absent))
+}
+
+async fn python(home: &Home) -> Result<()> {
+    let folder = home.python();
+    if !write(&folder, PYTHON)? {
+        return Ok(());
+    }
+    eprintln!("installing Celery and Dramatiq into {}", folder.display());
+    let log = folder.join("install.log");
+    Line::new("python3", &folder).args(["-m", "venv", "--clear", "venv"]).run(&log, LIMIT).await?;
+    let pip = ["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-q", "-r", "requirements.txt"];
+    Line::new(folder.join("venv/bin/python"), &folder).args(pip).run(&log, LIMIT).await?;
+    done(&folder, PYTHON)
+}
+
+async fn node(home: &Home) -> Result<()> {
+    let folder = home.node();
+    if !write(&folder, NODE)? {
+        return Ok(());
+    }
+    eprintln!("installing BullMQ, Graphile Worker and pg-boss into {}", folder.display());
+    // Not `ci`, which refuses a lock file without the native parts of other systems. Versions are those of the lock file.
+    let npm = ["install", "--omit=optional", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel", "error"];
+    Line::new("npm", &folder).args(npm).run(&folder.join("install.log"), LIMIT).await?;
+    done(&folder, NODE)
+}
+
+/// Writes the files; whether what they pin has to be installed.
+fn write(folder: &Path, files: Files) -> Result<bool> {
+    fs::create_dir_all(folder)?;
+    for (name, content) in files {
+        fs::write(folder.join(name), content)?;
+    }
+    let pinned = files.first().map(|(_, content)| *content);
+    Ok(fs::read_to_string(folder.join("installed")).ok().as_deref() != pinned)
+}
+
+fn done(folder: &Path, files: Files) -> Result<()> {
+    let pinned = files.first().map(|(_, content)| *content);
+    ensure(pinned.is_some(), || "a kit without files".to_owned())?;
+    Ok(fs::write(folder.join("installed"), pinned.unwrap_or_default())?)
+}
+
+/// The pinned version of a peer's package.
+fn version(peer: Peer) -> String {
+    let package = peer.package();
+    let found = match peer.kit() {
+        Kit::Python => PYTHON.first().and_then(|(_, text)| {
+            text.lines().find_map(|line| line.strip_prefix(package)?.strip_prefix("==").map(str::to_owned))
+        }),
+        Kit::Node => NODE.first().and_then(|(_, text)| {
+            let lock: serde_json::Value = serde_json::from_str(text).ok()?;
+            lock.pointer(&format!("/packages/node_modules~1{package}/version"))?.as_str().map(str::to_owned)
+        }),
+        Kit::Rust => None,
+    };
+    found.unwrap_or_else(|| "unknown".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_peer_that_can_be_installed_has_a_pinned_version() {
+        for peer in Peer::ALL.into_iter().filter(|peer| peer.kit() != Kit::Rust) {
+            assert!(version(peer).starts_with(|first: char| first.is_ascii_digit()), "{}", peer.name());
+        }
+    }
+}
