@@ -38,9 +38,7 @@ enum Event {
     Ready(usize, u32),
     /// An attempt in this worker ends.
     Done(usize, u32),
-    /// A worker's keep-alive may be over.
-    Idle(usize),
-    /// What is to be kept warm changes.
+    /// A worker's keep-alive may be over, or what is to be kept warm changes.
     Look(usize),
 }
 
@@ -52,14 +50,14 @@ enum Keep {
 }
 
 impl Keep {
-    /// Whether an idle worker has been kept as long as this says; what adaptive keeps, it keeps by its plan.
-    fn is_over(&self, worker: &Worker, now: Duration) -> bool {
-        worker.is_idle()
-            && match self {
-                Self::For(keep) => worker.idle_since + *keep <= now,
-                Self::Forever => false,
-                Self::Adaptive(_) => true,
-            }
+    /// Until when a worker is kept; `None` while it is not idle, and for ever. What adaptive keeps, it keeps by its plan.
+    fn until(&self, worker: &Worker) -> Option<Duration> {
+        match self {
+            Self::For(keep) => Some(worker.idle_since + *keep),
+            Self::Forever => None,
+            Self::Adaptive(_) => Some(worker.idle_since),
+        }
+        .filter(|_| worker.is_idle())
     }
 }
 
@@ -223,7 +221,6 @@ impl<'a> Node<'a> {
                 self.done(nth, id);
                 nth
             }
-            Event::Idle(nth) => nth,
             Event::Look(nth) => {
                 if let Some(pool) = self.pools.get_mut(nth) {
                     pool.look = None;
@@ -303,11 +300,6 @@ impl<'a> Node<'a> {
         let Some(worker) = pool.workers.get_mut(&id) else { return };
         worker.idle_since = self.now;
         self.freed = true;
-        if let Keep::For(keep) = pool.keep
-            && self.now + keep < self.end
-        {
-            self.note(self.now + keep, Event::Idle(nth));
-        }
     }
 
     /// Starts what is missing and stops what is kept long enough, as the dispatcher's own loop does.
@@ -319,14 +311,10 @@ impl<'a> Node<'a> {
         let missing = demand.min(most).saturating_sub(count(pool.workers.len()));
         let (mut expected, mut until) = (0, None);
         if let Keep::Adaptive(adaptive) = &mut pool.keep {
-            adaptive.needs(now, demand);
+            adaptive.needs(now, demand.min(most));
             let plan = adaptive.plan(now);
             expected = plan.workers;
-            until = plan.until.filter(|&until| until < end && pool.look.is_none_or(|look| until < look));
-        }
-        if let Some(until) = until {
-            pool.look = Some(until);
-            self.note(until, Event::Look(nth));
+            until = plan.until;
         }
         for _ in self.free()..missing {
             if !self.evict() {
@@ -337,12 +325,24 @@ impl<'a> Node<'a> {
         let Some(pool) = self.pools.get_mut(nth) else { return };
         let workers = count(pool.workers.len());
         let room = workers.saturating_add(free);
+        let (mut starting, mut over) = (0, 0);
+        for worker in pool.workers.values() {
+            starting += u32::from(!worker.ready);
+            match pool.keep.until(worker) {
+                Some(kept) if kept <= now => over += 1,
+                Some(kept) => until = Some(until.map_or(kept, |until: Duration| until.min(kept))),
+                None => {}
+            }
+        }
+        // One look at a time is due: one that is too early looks for the next.
+        let look = until.filter(|&until| until < end && pool.look.is_none_or(|look| until < look));
+        pool.look = look.or(pool.look);
         let signals = scale::Signals {
             running: pool.running,
             waiting: count(pool.waiting.len()),
             workers,
-            starting: count(pool.workers.values().filter(|worker| !worker.ready).count()),
-            over: count(pool.workers.values().filter(|worker| pool.keep.is_over(worker, now)).count()),
+            starting,
+            over,
             behind: Some(0),
             ..scale::Signals::default()
         };
@@ -367,6 +367,9 @@ impl<'a> Node<'a> {
             pool.short = true;
             self.short.push_back(nth);
         }
+        if let Some(look) = look {
+            self.note(look, Event::Look(nth));
+        }
         for _ in workers..decision.workers.min(room) {
             self.launch(nth, false);
         }
@@ -378,7 +381,8 @@ impl<'a> Node<'a> {
     /// Stops the worker that has been idle longest, if its keep-alive is over.
     fn stop_idle(&mut self, nth: usize) {
         let Some(pool) = self.pools.get(nth) else { return };
-        let over = pool.workers.iter().filter(|(_, worker)| pool.keep.is_over(worker, self.now));
+        let over =
+            pool.workers.iter().filter(|(_, worker)| pool.keep.until(worker).is_some_and(|until| until <= self.now));
         if let Some((&id, _)) = over.min_by_key(|(_, worker)| worker.idle_since) {
             self.stop(nth, id);
         }
