@@ -114,6 +114,15 @@ fn main() {
                 std::thread::park();
             }
         }
+        // Takes memory until it is refused, 1 GiB at most.
+        "hungry" => {
+            link.send(&ready());
+            let mut held: Vec<Vec<u8>> = Vec::new();
+            while held.len() < 1024 {
+                held.push(vec![1; 1 << 20]);
+            }
+            link.wait_for_drain();
+        }
         "talks" => {
             println!("plain words");
             eprintln!("to stderr");
@@ -170,6 +179,7 @@ fn be_a_dispatcher() {
             args: Vec::new(),
             env: vec![(MODE.into(), "deaf".into())],
             cwd: PathBuf::from("/"),
+            confinement: Arc::default(),
         };
         let start = Start {
             function: "create-order".parse::<FunctionName>().unwrap(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::broker::{Broker, FunctionQueue, Names, Topology};
 use crate::function::core::{Bounds, Core};
 use crate::function::rate;
 use crate::function::task::{Surroundings, run as run_function};
-use crate::link::Program;
+use crate::link::{Confinement, Machine, Program};
 use crate::nets::copies::Copies;
 use crate::nets::{self, Nets};
 use crate::node::Keeper;
@@ -90,17 +91,23 @@ struct Prepared {
 }
 
 impl Dispatcher {
-    /// Resolves programs, binds the admin port, checks that each program registers its handlers, migrates nothing.
+    /// Resolves programs, makes sure that what their workers are to be confined to can be kept, binds the admin port, checks that each program registers its handlers, migrates nothing.
     ///
     /// # Errors
     /// The first thing that is wrong, as a person should read it.
     pub async fn prepare(config: Config) -> Result<Self, Report> {
         fits(&config)?;
         let mut functions = Vec::new();
+        let files = embedded_folders([&config.ledger_address, &config.state_address]);
         for function in config.manifest.functions.values() {
             let lookup = |name: &str| std::env::var_os(name);
-            let program = Program::resolve(function, &config.manifest.root, &lookup)
+            let mut program = Program::resolve(function, &config.manifest.root, &lookup)
                 .map_err(|error| report::program(&function.name, &error))?;
+            let confinement = Confinement::of(function, Machine::enter(), &config.manifest.root, &files)
+                .map_err(|unfit| report::unfit(&function.name, &unfit))?;
+            let in_force = confinement.in_force().iter().map(|(what, how)| format!("{what}: {how}"));
+            tracing::info!(function = %function.name, limits = in_force.collect::<Vec<_>>().join(", "), "workers are confined");
+            program.confinement = Arc::new(confinement);
             let function = Arc::new(function.clone());
             let admission = Admission::new(Arc::clone(&function)).map_err(|problem| {
                 Report::new(Code::Manifest, format!("failed to read the schema of {}: {problem}", function.name))
@@ -114,6 +121,11 @@ impl Dispatcher {
         let stats = Stats::new(config.manifest.functions.keys(), &config.metrics);
         for function in config.manifest.functions.values() {
             stats.memory(&function.name, function.memory_bytes);
+        }
+        for Prepared { function, program, .. } in &functions {
+            if let Some(own) = stats.functions().get(&function.name) {
+                own.confined(program.confinement.in_force());
+            }
         }
         let this = Self { config, stats, functions, admin, state_check: None };
         this.probe().await?;
@@ -139,9 +151,12 @@ impl Dispatcher {
 
     /// Starts each distinct program once, to learn whether it starts and which handlers it registers.
     async fn probe(&self) -> Result<(), Report> {
-        let mut programs: BTreeMap<(&std::path::Path, &[OsString]), Vec<&Prepared>> = BTreeMap::new();
+        type Distinct<'a> = (&'a std::path::Path, &'a [OsString], &'a [(&'static str, String)]);
+        let mut programs: BTreeMap<Distinct<'_>, Vec<&Prepared>> = BTreeMap::new();
         for prepared in &self.functions {
-            programs.entry((&prepared.program.path, &prepared.program.args)).or_default().push(prepared);
+            let Program { path, args, confinement, .. } = &*prepared.program;
+            // One that starts freely may not start confined.
+            programs.entry((path, args, confinement.in_force())).or_default().push(prepared);
         }
         for users in programs.into_values() {
             let Some(first) = users.first() else { continue };
@@ -323,9 +338,22 @@ impl Dispatcher {
             metrics.shutdown();
         };
         let _ = tokio::task::spawn_blocking(flush).await;
+        Machine::enter().leave();
         tracing::info!("stopped");
         failed.map_or(Ok(()), Err)
     }
+}
+
+/// The folders of embedded ledgers and states: a worker whose writes are confined must reach these all the same.
+fn embedded_folders(addresses: [&Address; 2]) -> Vec<PathBuf> {
+    let file = |address: &&Address| {
+        let path = address.expose().strip_prefix("sqlite:")?.split('?').next()?;
+        let path = path.strip_prefix("//").unwrap_or(path);
+        std::path::absolute(path).ok()?.parent().map(std::path::Path::to_path_buf)
+    };
+    let mut folders: Vec<PathBuf> = addresses.iter().filter_map(file).filter(|folder| folder.is_dir()).collect();
+    folders.dedup();
+    folders
 }
 
 /// What must exist at the broker for a manifest.

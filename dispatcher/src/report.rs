@@ -8,7 +8,7 @@ use weft_schemas::manifest::Function;
 use weft_schemas::manifest::env::EnvError;
 
 use crate::broker::BrokerError;
-use crate::link::{Ending, Program, ProgramError};
+use crate::link::{Ending, Program, ProgramError, Unfit};
 
 /// A broker's error with what to do.
 pub fn broker(error: &BrokerError) -> Report {
@@ -64,6 +64,9 @@ pub(crate) fn program(function: &FunctionName, error: &ProgramError) -> Report {
         ProgramError::Variable { source: EnvError::NotSet(name), .. } => {
             format!("set {name} where weft is started, or correct `env` in [functions.{function}]")
         }
+        ProgramError::Variable { source: EnvError::File(path, _), .. } => {
+            format!("put the value into {path}, readable for weft, or correct `env` in [functions.{function}]")
+        }
         ProgramError::Variable { .. } => format!("correct `env` in [functions.{function}]"),
         ProgramError::Empty
         | ProgramError::Missing { .. }
@@ -74,6 +77,13 @@ pub(crate) fn program(function: &FunctionName, error: &ProgramError) -> Report {
         ),
     };
     Report::of(Code::ProgramMissing, error).help(help)
+}
+
+/// What a function's manifest demands and this machine cannot keep.
+pub fn unfit(function: &FunctionName, unfit: &[Unfit]) -> Report {
+    let faults: Vec<String> = unfit.iter().map(ToString::to_string).collect();
+    Report::new(Code::Unfit, format!("failed to confine function {function}: {}", faults.join("; ")))
+        .help("`weft doctor` says what this machine can keep; give the dispatcher the right to it, or take the key out")
 }
 
 pub(crate) fn start(function: &FunctionName, program: &Program, ending: &Ending) -> Report {

@@ -127,6 +127,7 @@ pub struct FunctionStats {
     ledger: Mutex<Option<String>>,
     /// Why it has as many workers as it has, and what waits for it.
     pub scaling: Scaling,
+    confined: Mutex<BTreeMap<&'static str, String>>,
     name: String,
     metrics: Metrics,
 }
@@ -181,6 +182,11 @@ impl FunctionStats {
         self.waiting.store(waiting, Ordering::Relaxed);
         self.workers.store(workers, Ordering::Relaxed);
         self.peak_workers.fetch_max(workers, Ordering::Relaxed);
+    }
+
+    /// What its workers are confined to, and how that is kept.
+    pub(crate) fn confined(&self, in_force: &[(&'static str, String)]) {
+        *lock(&self.confined) = in_force.iter().cloned().collect();
     }
 
     /// Why the function's events wait, or `None` when it is well.
@@ -425,6 +431,7 @@ impl FunctionStats {
             throttled: self.throttled_by(),
             cold_starts: read(&self.cold_starts),
             dead: self.dead(),
+            confined: lock(&self.confined).clone(),
             unhealthy: lock(&self.reason).clone(),
             outage: lock(&self.outage).clone(),
             ledger: lock(&self.ledger).clone(),
@@ -479,6 +486,9 @@ pub struct FunctionSnapshot {
     pub throttled: BTreeMap<&'static str, u64>,
     pub cold_starts: u64,
     pub dead: BTreeMap<Reason, u64>,
+    /// What its workers are confined to, by key, and how that is kept.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub confined: BTreeMap<&'static str, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unhealthy: Option<String>,
     /// Its attempts cannot use the ledger or the state, so its events wait: the newest error.

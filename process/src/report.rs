@@ -83,6 +83,8 @@ codes! {
     HandlerMissing = "W0502", Program;
     /// The program ended or hung before it was ready.
     ProgramFailed = "W0503", Program;
+    /// The manifest demands an isolation or a limit that this machine cannot keep.
+    Unfit = "W0504", Program;
     /// A port is in use.
     PortTaken = "W0601", Taken;
     FunctionUnknown = "W0701", NotFound;

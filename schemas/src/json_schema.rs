@@ -96,6 +96,7 @@ fn property(key: &Key) -> Value {
         Key::Bytes(key) => unit(key, BYTES_PATTERN, bytes::format),
         Key::Count(key) => number(key, "integer"),
         Key::Number(key) => number(key, "number"),
+        Key::Flag(key) => json!({ "description": key.doc, "type": "boolean", "default": key.default }),
         Key::Table(inner) => table(inner),
         Key::Tables(inner) => {
             let mut item = table(inner);

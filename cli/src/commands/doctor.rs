@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 
 use serde::Serialize;
 use weft_dispatcher::broker::Names;
+use weft_dispatcher::link::{Confinement, Machine, Offer};
 use weft_ledger::{DeadLetterQuery, State};
 use weft_process::report::{Exit, Report};
 use weft_schemas::FunctionName;
@@ -69,6 +70,7 @@ pub async fn run(args: args::Doctor) -> Result<Exit, Report> {
     ledger(&services, &mut findings).await;
     state(&services, &mut findings).await;
     limits(manifest.as_ref(), &mut findings);
+    isolation(manifest.as_ref(), &mut findings);
 
     let failed = findings.iter().any(|finding| finding.verdict == Verdict::Fail);
     if args.json {
@@ -185,6 +187,23 @@ async fn state(services: &Services, findings: &mut Vec<Finding>) {
         Ok(()) => Finding::new("state", Verdict::Ok, address.redacted()),
         Err(error) => Finding::of("state", crate::services::state(&address, &error)),
     });
+}
+
+/// What this machine can keep workers to, and whether it is what the functions demand.
+fn isolation(manifest: Option<&Manifest>, findings: &mut Vec<Finding>) {
+    let machine = Machine::look();
+    for Offer { what, by } in machine.offers() {
+        let seen = match by {
+            Ok(by) => format!("{what}: by {by}"),
+            Err(why) => format!("{what}: cannot be kept here, {why}"),
+        };
+        findings.push(Finding::new("isolation", Verdict::Ok, seen));
+    }
+    for (function, root) in manifest.iter().flat_map(|m| m.functions.values().map(|function| (function, &m.root))) {
+        if let Err(unfit) = Confinement::of(function, machine, root, &[]) {
+            findings.push(Finding::of("isolation", weft_dispatcher::report::unfit(&function.name, &unfit)));
+        }
+    }
 }
 
 fn limits(manifest: Option<&Manifest>, findings: &mut Vec<Finding>) {

@@ -185,7 +185,7 @@ impl Core {
         if !ending.ready && worker.phase == WorkerPhase::Starting && !self.draining {
             self.start_failed(ending.to_string(), now);
         }
-        let crashed = Outcome::Crashed { error: ErrorInfo::new("Crashed", ending.to_string()) };
+        let crashed = Outcome::Crashed { error: ErrorInfo::new(ending.how.kind(), ending.to_string()) };
         if !worker.running.is_empty() && !worker.killed {
             tracing::warn!(
                 function = %self.function.name, worker = id.0, ending = %ending, running = worker.running.len(),

@@ -4,6 +4,8 @@
 //! module deliberately knows nothing of pools, deadlines or retries: it delivers what a worker says, in order, and
 //! then says, exactly once, how the worker ended.
 
+pub(crate) mod confine;
+mod judge;
 mod output;
 mod process;
 mod program;
@@ -24,6 +26,7 @@ use tokio::sync::mpsc;
 use weft_schemas::frame::{InvocationId, Invoke, Start, ToWorker};
 use weft_schemas::{Event, Outcome};
 
+pub use confine::{Confinement, Machine, Offer, Unfit};
 pub use program::{Program, ProgramError};
 
 /// How long a drained worker has to finish and exit before it is sent SIGTERM.
@@ -88,6 +91,10 @@ pub enum How {
     Exited(i32),
     /// By this signal: a crash, a kill by the kernel, or a stop that was asked for here.
     Signalled(i32),
+    /// It was killed for taking more than this, or ended when it was refused more.
+    OutOfMemory { limit_bytes: u64 },
+    /// It ended badly, having been refused a process or thread over this number.
+    OutOfProcesses { limit: u32 },
     /// No process came to be.
     SpawnFailed(String),
     /// It was not ready in time, and was killed.
@@ -96,6 +103,22 @@ pub enum How {
     StartFailed(String),
     /// It sent what is no frame, or went on running without a link, and was killed.
     Protocol(String),
+}
+
+impl How {
+    /// The type of the error of what it ran; stable, since it is stored.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::OutOfMemory { .. } => "OutOfMemory",
+            Self::OutOfProcesses { .. } => "OutOfProcesses",
+            Self::Exited(_)
+            | Self::Signalled(_)
+            | Self::SpawnFailed(_)
+            | Self::InitTimedOut
+            | Self::StartFailed(_)
+            | Self::Protocol(_) => "Crashed",
+        }
+    }
 }
 
 impl fmt::Display for How {
@@ -107,6 +130,10 @@ impl fmt::Display for How {
                 Some(name) => write!(f, "was ended by {name}"),
                 None => write!(f, "was ended by signal {signal}"),
             },
+            Self::OutOfMemory { limit_bytes } => {
+                write!(f, "ran out of memory, its limit is {}", weft_schemas::manifest::bytes::format(*limit_bytes))
+            }
+            Self::OutOfProcesses { limit } => write!(f, "ended after it had run into its limit of {limit} processes"),
             Self::SpawnFailed(why) => write!(f, "was not started: {why}"),
             Self::InitTimedOut => f.write_str("was not ready in time"),
             Self::StartFailed(why) => write!(f, "could not start: {why}"),
@@ -141,6 +168,7 @@ fn signal_name(signal: i32) -> Option<&'static str> {
         13 => "SIGPIPE",
         15 => "SIGTERM",
         24 => "SIGXCPU",
+        25 => "SIGXFSZ",
         31 => "SIGSYS",
         _ => return None,
     })

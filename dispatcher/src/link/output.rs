@@ -1,7 +1,8 @@
 //! A worker's output as log events, and the tail of its standard error for the report of how it ended.
 //!
-//! Everything here is bounded: a line, the lines per second, the tail. A worker that writes faster than that is not
-//! slowed down; what is dropped is counted and said.
+//! Everything here is bounded: a line, the lines and bytes per second, the tail. What is over a bound is dropped and
+//! counted; that it is begins with one line and ends with one that has the count. A worker is slowed down only when it
+//! writes more than a dispatcher should spend its time on ([`READ_MOST`]).
 
 use std::io;
 use std::pin::pin;
@@ -18,6 +19,10 @@ use weft_schemas::FunctionName;
 const MAX_LINE_BYTES: usize = 8 * 1024;
 /// Lines per window and stream: a flood of chatter must not hide the errors.
 const MAX_LINES: u32 = 1_000;
+/// What is logged of a stream in a window where nobody says otherwise.
+const MAX_BYTES: u64 = 1 << 20;
+/// What is read of a stream in a window, to be logged or dropped: then its writer waits for the next window.
+const READ_MOST: u64 = 16 << 20;
 const WINDOW: Duration = Duration::from_secs(1);
 const TAIL_BYTES: usize = 4 * 1024;
 const READ_BYTES: usize = 16 * 1024;
@@ -44,9 +49,11 @@ impl Stream {
     }
 }
 
-/// Logs both streams until both have ended, or until `stop`; gives the tail of standard error.
+/// Logs both streams until both have ended, or until `stop`; gives the tail of standard error. `most`: bytes of each that
+/// are logged in a second; default [`MAX_BYTES`].
 pub(super) async fn follow(
     labels: Labels,
+    most: Option<u64>,
     stdout: impl AsyncRead,
     stderr: impl AsyncRead,
     stop: CancellationToken,
@@ -57,30 +64,33 @@ pub(super) async fn follow(
     let mut out_buffer = vec![0; READ_BYTES].into_boxed_slice();
     let mut err_buffer = vec![0; READ_BYTES].into_boxed_slice();
     let mut tail = Tail::default();
-    let (mut out_rate, mut err_rate) = (Rate::new(Stream::Stdout), Rate::new(Stream::Stderr));
+    let most = most.unwrap_or(MAX_BYTES);
+    let (mut out_rate, mut err_rate) = (Rate::new(Stream::Stdout, most), Rate::new(Stream::Stderr, most));
 
     while out_open || err_open {
         tokio::select! {
-            read = stdout.read(&mut out_buffer), if out_open => {
+            read = stdout.read(&mut out_buffer), if out_open && !out_rate.full() => {
                 let bytes = taken(read, &out_buffer);
                 out_open = !bytes.is_empty();
+                out_rate.read(bytes.len());
                 out_lines.push(bytes, |line, cut| out_rate.log(&labels, line, cut));
             }
-            read = stderr.read(&mut err_buffer), if err_open => {
+            read = stderr.read(&mut err_buffer), if err_open && !err_rate.full() => {
                 let bytes = taken(read, &err_buffer);
                 err_open = !bytes.is_empty();
+                err_rate.read(bytes.len());
                 tail.push(bytes);
                 err_lines.push(bytes, |line, cut| err_rate.log(&labels, line, cut));
             }
-            () = tokio::time::sleep_until(out_rate.until), if out_rate.dropped > 0 => out_rate.roll(&labels),
-            () = tokio::time::sleep_until(err_rate.until), if err_rate.dropped > 0 => err_rate.roll(&labels),
+            () = tokio::time::sleep_until(out_rate.until), if out_rate.waits() => out_rate.roll(&labels),
+            () = tokio::time::sleep_until(err_rate.until), if err_rate.waits() => err_rate.roll(&labels),
             () = stop.cancelled() => break,
         }
     }
     out_lines.finish(|line, cut| out_rate.log(&labels, line, cut));
     err_lines.finish(|line, cut| err_rate.log(&labels, line, cut));
-    out_rate.roll(&labels);
-    err_rate.roll(&labels);
+    out_rate.end(&labels);
+    err_rate.end(&labels);
     tail.text()
 }
 
@@ -142,39 +152,84 @@ impl Tail {
     }
 }
 
-/// Lets [`MAX_LINES`] through per window and counts the others.
+/// Lets so many lines and bytes through per window, and counts the others.
 #[derive(Debug)]
 struct Rate {
     stream: Stream,
+    /// Bytes of a window that are logged.
+    most: u64,
     until: Instant,
-    passed: u32,
+    lines: u32,
+    bytes: u64,
+    /// What was read of the stream in this window, in bytes.
+    read: u64,
+    /// Lines dropped in this window.
     dropped: u64,
+    /// What a flood that goes on over several windows has lost so far.
+    flood: Option<Flood>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Flood {
+    lines: u64,
+    bytes: u64,
 }
 
 impl Rate {
-    fn new(stream: Stream) -> Self {
-        Self { stream, until: Instant::now() + WINDOW, passed: 0, dropped: 0 }
+    fn new(stream: Stream, most: u64) -> Self {
+        let until = Instant::now() + WINDOW;
+        Self { stream, most, until, lines: 0, bytes: 0, read: 0, dropped: 0, flood: None }
     }
 
     fn log(&mut self, labels: &Labels, line: &[u8], cut: bool) {
         if Instant::now() >= self.until {
             self.roll(labels);
         }
-        if self.passed < MAX_LINES {
-            self.passed += 1;
+        let length = line.len() as u64;
+        if self.lines < MAX_LINES && self.bytes.saturating_add(length) <= self.most {
+            self.lines += 1;
+            self.bytes += length;
             emit(labels, self.stream, &String::from_utf8_lossy(line), cut);
-        } else {
-            self.dropped += 1;
+            return;
         }
+        self.dropped += 1;
+        let (Labels { function, worker }, stream) = (labels, self.stream.name());
+        let flood = self.flood.get_or_insert_with(|| {
+            tracing::warn!(%function, worker, stream, "worker writes too much, the rest is dropped");
+            Flood::default()
+        });
+        flood.lines += 1;
+        flood.bytes += length;
     }
 
-    /// Begins a window, and says what the last one dropped.
+    fn read(&mut self, bytes: usize) {
+        self.read += bytes as u64;
+    }
+
+    /// Nothing more is read in this window.
+    fn full(&self) -> bool {
+        self.read >= READ_MOST
+    }
+
+    /// The end of the window is of interest.
+    fn waits(&self) -> bool {
+        self.full() || self.flood.is_some()
+    }
+
+    /// Begins a window. A flood is over when one has passed in which nothing was dropped.
     fn roll(&mut self, labels: &Labels) {
-        if self.dropped > 0 {
-            let (Labels { function, worker }, stream) = (labels, self.stream.name());
-            tracing::warn!(%function, worker, stream, lines = self.dropped, "worker output dropped, too many lines");
+        if self.dropped == 0 {
+            self.end(labels);
         }
-        *self = Self::new(self.stream);
+        *self = Self { flood: self.flood, ..Self::new(self.stream, self.most) };
+    }
+
+    /// Says what a flood has lost, if there was one.
+    fn end(&mut self, labels: &Labels) {
+        if let Some(Flood { lines, bytes }) = self.flood.take() {
+            let (Labels { function, worker }, stream) = (labels, self.stream.name());
+            tracing::warn!(%function, worker, stream, lines, bytes, "worker output dropped, too much of it");
+        }
     }
 }
 

@@ -1,17 +1,23 @@
 //! What a worker runs: the program, found and checked once, and its complete environment.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::Access;
 use weft_schemas::manifest::Function;
-use weft_schemas::manifest::env::{EnvError, expand};
+use weft_schemas::manifest::env::{EnvError, Reference, expand};
+
+use super::confine::Confinement;
 
 /// Where programs are looked up when neither the function nor the dispatcher has a `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// A function's program, ready to start.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A function's program, ready to start. Its `Debug` form has no values of variables, which may be secrets.
+#[derive(Clone)]
 pub struct Program {
     /// Absolute. Symbolic links are kept: some programs look at the name they are called by.
     pub path: PathBuf,
@@ -21,7 +27,22 @@ pub struct Program {
     pub env: Vec<(OsString, OsString)>,
     /// Absolute; the manifest's folder.
     pub cwd: PathBuf,
+    pub confinement: Arc<Confinement>,
 }
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let variables: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Program")
+            .field("path", &self.path)
+            .field("args", &self.args)
+            .field("variables", &variables)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The largest file that a variable may be taken from, in bytes.
+const MAX_FILE_BYTES: u64 = 64 * 1024;
 
 /// Why a function's program cannot be started. The text names the program or the variable, never a value.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +63,8 @@ pub enum ProgramError {
 
 impl Program {
     /// Finds a function's program and builds its environment: `PATH`, `LANG=C.UTF-8`, `TZ` where the dispatcher has
-    /// one, and what the function declares, with `${NAME}` taken from `lookup` (the dispatcher's own environment).
+    /// one, and what the function declares, with `${NAME}` taken from `lookup` (the dispatcher's own environment) and
+    /// `${file:PATH}` from a file, relative to `root`. It is confined to nothing yet.
     ///
     /// A program with a `/` is relative to `root`, the manifest's folder; another is looked up in the absolute folders
     /// of the worker's own `PATH`. Looks at the file system; safe to repeat.
@@ -64,9 +86,16 @@ impl Program {
         ];
         env.extend(lookup("TZ").map(|zone| ("TZ".into(), zone)));
         for (name, value) in &function.env {
-            // A value that is no text cannot be put into one; it counts as not set.
-            let value = expand(value, |wanted| lookup(wanted).and_then(|value| value.into_string().ok()))
-                .map_err(|source| ProgramError::Variable { name: name.clone(), source })?;
+            let value = expand(value, |wanted| match wanted {
+                // A value that is no text cannot be put into one; it counts as not set.
+                Reference::Variable(wanted) => lookup(wanted)
+                    .and_then(|value| value.into_string().ok())
+                    .ok_or_else(|| EnvError::NotSet(wanted.to_owned())),
+                Reference::File(path) => {
+                    read_value(&cwd.join(path)).map_err(|why| EnvError::File(path.to_owned(), why))
+                }
+            });
+            let value = value.map_err(|source| ProgramError::Variable { name: name.clone(), source })?;
             env.retain(|(known, _): &(OsString, OsString)| known.as_os_str() != OsStr::new(name));
             env.push((name.into(), value.into()));
         }
@@ -91,8 +120,33 @@ impl Program {
                 .find(|path| is_executable(path))
                 .ok_or_else(|| ProgramError::NotInPath { program: program.clone() })?
         };
-        Ok(Program { path, args: args.iter().map(OsString::from).collect(), env, cwd })
+        let args = args.iter().map(OsString::from).collect();
+        Ok(Program { path, args, env, cwd, confinement: Arc::default() })
     }
+}
+
+/// The text of a file, without one line end at its end: editors put it there.
+///
+/// # Errors
+/// Why not, without any of what is in it.
+fn read_value(path: &Path) -> Result<String, String> {
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!("it has more than {MAX_FILE_BYTES} bytes"));
+    }
+    let mut text = String::from_utf8(bytes).map_err(|_| "it is no UTF-8 text".to_owned())?;
+    if text.contains('\0') {
+        return Err("it holds a NUL character".to_owned());
+    }
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -154,5 +208,35 @@ mod tests {
     fn a_variable_that_is_not_set_is_named_with_the_one_that_wants_it() {
         let error = weft_process::report::chain(&resolve(r#""sh""#, r#"DSN = "${NOWHERE}""#).unwrap_err());
         assert!(error.contains("DSN") && error.contains("NOWHERE"), "{error}");
+    }
+
+    #[test]
+    fn a_value_may_come_from_a_file_and_loses_its_line_end_only() {
+        let folder = std::env::temp_dir().join(format!("weft-value-test-{:016x}", fastrand::u64(..)));
+        std::fs::create_dir(&folder).unwrap();
+        for (text, value) in [("s3\n", "s3"), ("s3\r\n", "s3"), ("two\nlines\n\n", "two\nlines\n"), ("", "")] {
+            std::fs::write(folder.join("secret"), text).unwrap();
+            let program = resolve(r#""sh""#, &format!("DSN = \"x-${{file:{}/secret}}\"", folder.display())).unwrap();
+            assert_eq!(program.env.last().unwrap().1, OsString::from(format!("x-{value}")));
+            assert!(value.is_empty() || !format!("{program:?}").contains(value), "{program:?}");
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_a_value_is_named_and_not_shown() {
+        let folder = std::env::temp_dir().join(format!("weft-value-test-{:016x}", fastrand::u64(..)));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("binary"), b"s3cret\xff").unwrap();
+        std::fs::write(folder.join("large"), vec![b'x'; 70_000]).unwrap();
+        for (name, why) in [("binary", "UTF-8"), ("large", "65536 bytes"), ("absent", "No such file")] {
+            let value = format!("DSN = \"${{file:{}/{name}}}\"", folder.display());
+            let error = weft_process::report::chain(&resolve(r#""sh""#, &value).unwrap_err());
+            for part in ["DSN", name, why] {
+                assert!(error.contains(part), "{part} in {error}");
+            }
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

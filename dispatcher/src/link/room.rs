@@ -5,11 +5,16 @@
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
+
 use super::WorkerId;
+use super::confine::User;
 
 const RUN_PREFIX: &str = "weft-run-";
 const LOCK: &str = "lock";
@@ -33,13 +38,43 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// `owner`: whom it belongs to, if not to this process's user.
+    ///
     /// # Errors
-    /// The system's temporary folder cannot be written.
-    pub(super) fn make(worker: WorkerId) -> io::Result<Self> {
+    /// The system's temporary folder cannot be written, or the room not be given away.
+    pub(super) fn make(worker: WorkerId, owner: Option<&User>) -> io::Result<Self> {
         let run = Run::current()?;
         let path = run.path.join(format!("{}-{:08x}", worker.0, fastrand::u32(..)));
         private_dir(&path)?;
-        Ok(Self { path, _run: run })
+        let room = Self { path, _run: run };
+        if let Some(owner) = owner {
+            rustix::fs::chown(&room.path, Some(owner.uid), Some(owner.gid))?;
+        }
+        Ok(room)
+    }
+
+    /// The room as a place: a descriptor that is closed at an exec. With a size, an empty file system of its own that is
+    /// not mounted yet: it belongs there, and holds no more than that.
+    ///
+    /// # Errors
+    /// No descriptor is left, or no file system could be made.
+    pub(super) fn open(&self, size: Option<u64>, owner: Option<&User>) -> io::Result<OwnedFd> {
+        let Some(size) = size else {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            return Ok(rustix::fs::open(&self.path, flags, Mode::empty())?);
+        };
+        let tmpfs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&tmpfs, "size", size.to_string())?;
+        // Small files take more of the kernel than they hold: one for each 4 KiB, as the kernel itself would do.
+        fsconfig_set_string(&tmpfs, "nr_inodes", (size / 4096).max(64).to_string())?;
+        fsconfig_set_string(&tmpfs, "mode", "0700")?;
+        if let Some(owner) = owner {
+            fsconfig_set_string(&tmpfs, "uid", owner.uid.as_raw().to_string())?;
+            fsconfig_set_string(&tmpfs, "gid", owner.gid.as_raw().to_string())?;
+        }
+        fsconfig_create(&tmpfs)?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        Ok(fsmount(&tmpfs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -72,7 +107,8 @@ impl Run {
     fn make(base: &Path) -> io::Result<Self> {
         loop {
             let path = base.join(format!("{RUN_PREFIX}{:016x}", fastrand::u64(..)));
-            private_dir(&path)?;
+            // Others may pass through to a room that is theirs, and list nothing.
+            DirBuilder::new().mode(0o711).create(&path)?;
             // A sweeper that comes between the two steps takes the lock and the folder: then try another.
             let taken = File::create_new(path.join(LOCK)).and_then(|lock| match lock.try_lock() {
                 Ok(()) => Ok(Some(lock)),

@@ -14,12 +14,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use weft_schemas::frame::ToWorker;
 
+use super::confine::group::Group;
+use super::judge::{Seen, judge};
 use super::output::{self, Labels};
 use super::process::Process;
 use super::room::Room;
 use super::socket::{self, End, Read};
 use super::spawn::{self, Spawned};
-use super::{Ask, Ending, FromWorker, How, Launch, TERM_GRACE, WorkerId};
+use super::{Ask, Ending, FromWorker, How, Launch, Program, TERM_GRACE, WorkerId};
 
 /// How long a worker that closed its link, or said that it cannot start, has to exit by itself.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
@@ -55,6 +57,8 @@ pub(super) async fn supervise(
 struct Running {
     process: Process,
     room: Room,
+    group: Option<Group>,
+    program: Arc<Program>,
     launched: Instant,
     /// Resolves when the worker is ready.
     ready: oneshot::Receiver<()>,
@@ -72,8 +76,9 @@ async fn start(
     frames: mpsc::UnboundedReceiver<ToWorker>,
     events: &Events,
 ) -> io::Result<Running> {
-    let room = Room::make(launch.id)?;
-    let Spawned { pid, link, stdout, stderr, room } = spawn::spawn(Arc::clone(&launch.program), room).await?;
+    let confinement = &launch.program.confinement;
+    let room = Room::make(launch.id, confinement.user.as_ref())?;
+    let Spawned { pid, link, stdout, stderr, room, group } = spawn::spawn(Arc::clone(&launch.program), room).await?;
     // From here on the process is killed and reaped however this ends.
     let process = Process::adopt(pid)?;
     let hang_up = Arc::new(link.try_clone()?.into());
@@ -85,10 +90,13 @@ async fn start(
     let writer = tokio::spawn(socket::write(write_half, launch.id, frames, events.clone()));
     let output_stop = CancellationToken::new();
     let labels = Labels { function: launch.start.function.clone(), worker: launch.start.worker.clone() };
-    let output = tokio::spawn(output::follow(labels, stdout, stderr, output_stop.clone()));
+    let most = confinement.output_bytes;
+    let output = tokio::spawn(output::follow(labels, most, stdout, stderr, output_stop.clone()));
     Ok(Running {
         process,
         room,
+        group,
+        program: Arc::clone(&launch.program),
         launched,
         ready,
         reader: AbortOnDropHandle::new(reader),
@@ -251,6 +259,13 @@ impl Running {
             Err(error) => Err(error),
         };
         pid.store(0, Ordering::Relaxed);
+        let mut seen = Seen::default();
+        if let Some(group) = self.group.take() {
+            seen.out_of_memory = group.out_of_memory();
+            seen.out_of_processes = group.out_of_processes();
+            // Also what left the process group, and would go on writing, and keep the folder in use.
+            group.end().await;
+        }
         // It reads nothing more; waiting for room in its buffer would be in vain.
         self.writer.abort();
         let ready = match read {
@@ -281,8 +296,11 @@ impl Running {
         let room = self.room;
         // Removing may take long; a failed join is a panic that was reported already.
         let _ = tokio::task::spawn_blocking(move || drop(room)).await;
-        let how = cause
-            .unwrap_or_else(|| status.unwrap_or_else(|error| How::Protocol(format!("its exit was not seen: {error}"))));
+        let how = match (cause, status) {
+            (Some(cause), _) => cause,
+            (None, Ok(how)) => judge(how, &seen, &self.program.confinement, &stderr_tail),
+            (None, Err(error)) => How::Protocol(format!("its exit was not seen: {error}")),
+        };
         Ending { ready, how, stderr_tail }
     }
 }

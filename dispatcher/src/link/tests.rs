@@ -27,7 +27,13 @@ fn program(mode: &str) -> Program {
     // This program is in `target/PROFILE/deps`; Cargo builds the examples beside that folder with every test.
     let path = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/link_worker");
     assert!(path.exists(), "{} is missing: `cargo build -p weft-dispatcher --examples`", path.display());
-    Program { path, args: Vec::new(), env: vec![(MODE.into(), mode.into())], cwd: PathBuf::from("/") }
+    Program {
+        path,
+        args: Vec::new(),
+        env: vec![(MODE.into(), mode.into())],
+        cwd: PathBuf::from("/"),
+        confinement: Arc::default(),
+    }
 }
 
 fn start_frame() -> Start {
@@ -365,6 +371,52 @@ async fn output_becomes_log_events_that_name_the_function_and_the_worker() {
     assert!(structured.starts_with("DEBUG") && structured.contains("left"), "{structured}");
     let floods = seen.iter().filter(|line| line.contains("flood")).count();
     assert!((1..5000).contains(&floods) && find("worker output dropped").contains("lines="), "{floods}");
+}
+
+#[tokio::test]
+async fn a_worker_of_version_2_is_born_in_its_group_which_goes_with_it() {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let own = confine::cgroup::own(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"));
+    // Without a tree of version 2, or the right to write it, there is no such group to be born in.
+    let Some(base) = own.v2.map(|base| base.join(format!("weft-test-{:016x}", fastrand::u64(..)))) else { return };
+    if std::fs::create_dir(&base).is_err() {
+        return;
+    }
+    let branch = confine::cgroup::Branch { folder: base.clone(), controllers: Vec::new() };
+    let tree = confine::cgroup::Tree { v2: Some(branch), ..Default::default() };
+    let confinement = Confinement::in_tree(Box::leak(Box::new(tree)));
+    let program = Program { confinement: Arc::new(confinement), ..program("parent") };
+    let (worker, mut events) = launch_program(program, SOON);
+    let child: u32 = ready(&mut events).await[0].parse().unwrap();
+    let name = base.file_name().unwrap().to_str().unwrap();
+    for pid in [worker.pid().unwrap(), child] {
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        assert!(groups.lines().any(|line| line.starts_with("0::") && line.contains(name)), "{groups}");
+    }
+    worker.drain();
+    assert_eq!(gone(&mut events).await.how, How::Exited(0));
+    // Only an empty folder can be removed: the worker's own group is gone from it.
+    std::fs::remove_dir(&base).unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_that_is_refused_data_has_run_out_of_memory() {
+    let limit_bytes = 64 << 20;
+    let confinement = Arc::new(Confinement::of_data(limit_bytes));
+    let (_worker, mut events) = launch_program(Program { confinement, ..program("hungry") }, SOON);
+    ready(&mut events).await;
+    let ending = gone(&mut events).await;
+    assert_eq!(ending.how, How::OutOfMemory { limit_bytes }, "{ending}");
+    assert!(ending.to_string().starts_with("ran out of memory, its limit is 64MiB"), "{ending}");
+}
+
+#[tokio::test]
+async fn a_step_that_fails_before_the_program_is_named() {
+    let nowhere = Program { cwd: PathBuf::from("/nowhere/at/all"), ..program("echo") };
+    let (_worker, mut events) = launch_program(nowhere, SOON);
+    let ending = gone(&mut events).await;
+    let How::SpawnFailed(why) = &ending.how else { panic!("{ending}") };
+    assert!(why.contains("failed to enter the manifest's folder") && why.contains("No such file"), "{why}");
 }
 
 /// Keeps every event as text.

@@ -26,6 +26,13 @@ pub(crate) struct Table {
     pub(crate) keys: &'static [Key],
 }
 
+/// A key that says yes or no.
+pub(crate) struct Flag {
+    pub(crate) name: &'static str,
+    pub(crate) doc: &'static str,
+    pub(crate) default: bool,
+}
+
 /// One key of a table, by the kind of its value.
 pub(crate) enum Key {
     Text(&'static Plain),
@@ -37,6 +44,7 @@ pub(crate) enum Key {
     Bytes(&'static Ranged<u64>),
     Count(&'static Ranged<u32>),
     Number(&'static Ranged<f64>),
+    Flag(&'static Flag),
     Table(&'static Table),
     /// Any number of tables in a list. Of their keys, texts without a default are required.
     Tables(&'static Table),
@@ -52,6 +60,7 @@ impl Key {
             Self::Bytes(key) => key.name,
             Self::Count(key) => key.name,
             Self::Number(key) => key.name,
+            Self::Flag(key) => key.name,
             Self::Table(table) | Self::Tables(table) => table.name,
         }
     }
@@ -66,7 +75,7 @@ impl Key {
             Self::Bytes(key) => key.default.is_none(),
             Self::Count(key) => key.default.is_none(),
             Self::Number(key) => key.default.is_none(),
-            Self::Texts(_) | Self::Table(_) | Self::Tables(_) | Self::TextMap(_) => false,
+            Self::Texts(_) | Self::Flag(_) | Self::Table(_) | Self::Tables(_) | Self::TextMap(_) => false,
         }
     }
 }
@@ -115,8 +124,13 @@ pub(crate) static INIT_TIMEOUT: Ranged<Duration> = Ranged {
     max: seconds(15 * MINUTE),
     default: Some(seconds(10)),
 };
-pub(crate) static MEMORY: Ranged<u64> =
-    Ranged { name: "memory", doc: "Memory of one worker.", min: 16 << 20, max: 64 << 30, default: Some(256 << 20) };
+pub(crate) static MEMORY: Ranged<u64> = Ranged {
+    name: "memory",
+    doc: "Memory of one worker, with all its processes. One that takes more is killed; where the machine has no control groups, each process is refused more.",
+    min: 16 << 20,
+    max: 64 << 30,
+    default: Some(256 << 20),
+};
 pub(crate) static SLOTS: Ranged<u32> = Ranged {
     name: "slots",
     doc: "Concurrent invocations in one worker. The default gives way to a smaller concurrency.reserved.",
@@ -300,7 +314,7 @@ pub(crate) static IDEMPOTENCY: Table = Table {
 };
 pub(crate) static ENV: Plain = Plain {
     name: "env",
-    doc: "Environment of the worker. ${NAME} takes the value from the dispatcher's own environment at start. WEFT_ is reserved.",
+    doc: "Environment of the worker. ${NAME} takes the value from the dispatcher's own environment at start, ${file:PATH} the text of a file, without the line end at its end. WEFT_ is reserved.",
     example: "${HOME}",
 };
 pub(crate) static MAX_EVENT: Ranged<u64> = Ranged {
@@ -324,6 +338,85 @@ pub(crate) static MAX_DEPTH: Ranged<u32> = Ranged {
     max: 10_000,
     default: Some(16),
 };
+pub(crate) static CPU: Ranged<f64> = Ranged {
+    name: "cpu",
+    doc: "Cores that one worker may use, over a tenth of a second: 0.5 is half of one. Default: any number. Needs control groups.",
+    min: 0.01,
+    max: 1024.0,
+    default: None,
+};
+pub(crate) static FILES: Ranged<u32> = Ranged {
+    name: "files",
+    doc: "Files and sockets that one process of a worker may have open. Default: as many as the dispatcher.",
+    min: 64,
+    max: 1 << 20,
+    default: None,
+};
+pub(crate) static PROCESSES: Ranged<u32> = Ranged {
+    name: "processes",
+    doc: "Processes and threads of one worker. Default: 1024 where the machine can count them. Needs control groups, or isolation.user.",
+    min: 16,
+    max: 100_000,
+    default: None,
+};
+pub(crate) static DISK: Ranged<u64> = Ranged {
+    name: "disk",
+    doc: "What the worker's temporary folder may hold. It is then kept in memory, and counts towards memory: not more than that. Needs a dispatcher that may mount.",
+    min: 1 << 20,
+    max: 64 << 30,
+    default: None,
+};
+pub(crate) static FILE_SIZE: Ranged<u64> = Ranged {
+    name: "file_size",
+    doc: "The largest file that a worker may write, anywhere: SIGXFSZ ends one that goes on. Default: any size.",
+    min: 1 << 20,
+    max: 1 << 40,
+    default: None,
+};
+pub(crate) static OUTPUT: Ranged<u64> = Ranged {
+    name: "output",
+    doc: "What is logged of a worker's standard output, and of its standard error, in a second, besides the bound of 1,000 lines. The rest is dropped and counted.",
+    min: 1 << 10,
+    max: 64 << 20,
+    default: Some(1 << 20),
+};
+pub(crate) static LIMITS: Table = Table {
+    name: "limits",
+    doc: "What one worker may use besides memory.",
+    keys: &[
+        Key::Number(&CPU),
+        Key::Count(&FILES),
+        Key::Count(&PROCESSES),
+        Key::Bytes(&DISK),
+        Key::Bytes(&FILE_SIZE),
+        Key::Bytes(&OUTPUT),
+    ],
+};
+pub(crate) static USER: Plain = Plain {
+    name: "user",
+    doc: "The user that workers run as: a name in /etc/passwd, or UID:GID. Default: the dispatcher's. Needs a dispatcher that may change users.",
+    example: "nobody",
+};
+pub(crate) static READ_ONLY: Flag = Flag {
+    name: "read_only",
+    doc: "Workers write nowhere but in their temporary folder and where write says. Needs Landlock (Linux 6.2).",
+    default: false,
+};
+pub(crate) static WRITE: Plain = Plain {
+    name: "write",
+    doc: "With read_only: folders and files that workers may write all the same, relative to the manifest's folder.",
+    example: "/var/lib/orders",
+};
+pub(crate) static NETWORK: Flag = Flag {
+    name: "network",
+    doc: "Whether workers may use the network. false: no sockets but Unix ones, so no transaction or state on a server either. Needs seccomp.",
+    default: true,
+};
+pub(crate) static ISOLATION: Table = Table {
+    name: "isolation",
+    doc: "What workers are kept from. What the machine cannot keep is refused at start.",
+    keys: &[Key::Text(&USER), Key::Flag(&READ_ONLY), Key::Texts(&WRITE), Key::Flag(&NETWORK)],
+};
 pub(crate) static FUNCTION: Table = Table {
     name: "functions.NAME",
     doc: "One function.",
@@ -336,6 +429,8 @@ pub(crate) static FUNCTION: Table = Table {
         Key::Duration(&TIMEOUT),
         Key::Duration(&INIT_TIMEOUT),
         Key::Bytes(&MEMORY),
+        Key::Table(&LIMITS),
+        Key::Table(&ISOLATION),
         Key::Count(&SLOTS),
         Key::Table(&CONCURRENCY),
         Key::Text(&RATE),

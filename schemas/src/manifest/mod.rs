@@ -4,6 +4,7 @@
 //! with its place and what to write instead. Only [`Manifest::load`] and [`Manifest::parse`] read files.
 
 pub mod bytes;
+mod confined;
 pub mod duration;
 pub mod env;
 mod fault;
@@ -95,6 +96,8 @@ pub struct Function {
     pub init_timeout: Duration,
     /// Bytes; 16 MiB to 64 GiB; default 256 MiB.
     pub memory_bytes: u64,
+    pub limits: Limits,
+    pub isolation: Isolation,
     /// Concurrent invocations in one worker; 1 to 1000; default 16, or `concurrency.reserved` when that is less.
     pub slots: u32,
     pub concurrency: Concurrency,
@@ -107,7 +110,8 @@ pub struct Function {
     pub keep_alive: KeepAlive,
     pub retry: Retry,
     pub idempotency: Idempotency,
-    /// Environment of the worker. `${NAME}` takes the value from the dispatcher's own environment at start.
+    /// Environment of the worker. `${NAME}` takes the value from the dispatcher's own environment at start, `${file:PATH}`
+    /// the text of a file.
     pub env: BTreeMap<String, String>,
     /// Largest accepted event body in bytes; 1 KiB to 16 MiB; default 1 MiB.
     pub max_event_bytes: u64,
@@ -115,6 +119,48 @@ pub struct Function {
     pub max_result_bytes: u64,
     /// How many steps an emitted event may be away from the one that began it; 0 to 10,000; default 16; 0: any number.
     pub max_depth: u32,
+}
+
+/// `limits = { cpu = 0.5, files = 1024, … }`, of one worker.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// Cores; 0.01 to 1024; `None`: any number.
+    pub cpu: Option<f64>,
+    /// Open files of a process; 64 to 1,048,576; `None`: as many as the dispatcher's.
+    pub files: Option<u32>,
+    /// Processes and threads; 16 to 100,000; `None`: as many as Weft thinks reasonable, where they can be counted.
+    pub processes: Option<u32>,
+    /// Bytes in its temporary folder; 1 MiB to 64 GiB, not more than the memory; `None`: what the disk holds.
+    pub disk_bytes: Option<u64>,
+    /// Bytes of the largest file that it may write; 1 MiB to 1 TiB; `None`: any number.
+    pub file_size_bytes: Option<u64>,
+    /// Bytes of a stream's output that are logged in a second; 1 KiB to 64 MiB; default 1 MiB.
+    pub output_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { cpu: None, files: None, processes: None, disk_bytes: None, file_size_bytes: None, output_bytes: 1 << 20 }
+    }
+}
+
+/// `isolation = { user = "nobody", read_only = true, … }`, of one worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Isolation {
+    /// A name in `/etc/passwd`, or `UID:GID`; `None`: the dispatcher's own user.
+    pub user: Option<String>,
+    /// It writes nowhere but in its own folder and below `write`; default no.
+    pub read_only: bool,
+    /// Relative to the manifest's folder. Empty unless `read_only`.
+    pub write: Vec<String>,
+    /// It may use the network; default yes.
+    pub network: bool,
+}
+
+impl Default for Isolation {
+    fn default() -> Self {
+        Self { user: None, read_only: false, write: Vec::new(), network: true }
+    }
 }
 
 /// A JSON Schema file named by a function.

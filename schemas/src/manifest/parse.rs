@@ -8,6 +8,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::confined::{read_isolation, read_limits};
 use super::fault::{Fault, nearest};
 use super::keys;
 use super::rate::{self, Rate};
@@ -110,6 +111,8 @@ fn read_function(
     let timeout = or_default(view.duration(&keys::TIMEOUT), &keys::TIMEOUT);
     let init_timeout = or_default(view.duration(&keys::INIT_TIMEOUT), &keys::INIT_TIMEOUT);
     let memory_bytes = or_default(view.bytes(&keys::MEMORY), &keys::MEMORY);
+    let limits = read_limits(&view, &memory_bytes);
+    let isolation = read_isolation(&view);
     let concurrency = read_concurrency(&view);
     let slots = read_slots(&view, &concurrency);
     let rate = read_rate(&view);
@@ -131,6 +134,8 @@ fn read_function(
         schema: schema?,
         timeout: timeout?,
         init_timeout: init_timeout?,
+        limits: limits?,
+        isolation: isolation?,
         memory_bytes: memory_bytes?,
         slots: slots?,
         concurrency: concurrency?,
@@ -149,7 +154,7 @@ fn read_function(
 }
 
 /// The value, or the default that the table of keys has for it.
-fn or_default<T: Copy + Default>(found: Found<T>, key: &keys::Ranged<T>) -> Result<T, Faulty> {
+pub(super) fn or_default<T: Copy + Default>(found: Found<T>, key: &keys::Ranged<T>) -> Result<T, Faulty> {
     Ok(found?.or(key.default).unwrap_or_default())
 }
 
@@ -409,7 +414,11 @@ fn read_env(view: &View<'_, '_>) -> Result<BTreeMap<String, String>, Faulty> {
             ))
         } else if let Err(problem) = env::check(&entry.text) {
             // The value itself is not shown: it may be a secret.
-            Some((entry.text_span, format!("env: {}: {problem}", entry.name), "write ${NAME}, or $${ for a plain ${"))
+            Some((
+                entry.text_span,
+                format!("env: {}: {problem}", entry.name),
+                "write ${NAME} or ${file:PATH}, or $${ for a plain ${",
+            ))
         } else {
             None
         };

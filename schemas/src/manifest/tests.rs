@@ -58,6 +58,8 @@ fn a_minimal_function_gets_every_documented_default() {
             timeout: Duration::from_secs(30),
             init_timeout: Duration::from_secs(10),
             memory_bytes: 256 * 1024 * 1024,
+            limits: Limits::default(),
+            isolation: Isolation::default(),
             slots: 16,
             concurrency: Concurrency::default(),
             rate: None,
@@ -328,6 +330,39 @@ fn a_manifest_that_is_not_there_is_a_fault_with_its_name() {
 }
 
 #[test]
+fn what_a_worker_is_confined_to_is_read_as_it_stands() {
+    let function = function(&with(
+        "limits = { cpu = 0.5, files = 1024, processes = 64, disk = \"64MiB\", file_size = \"1GiB\", output = \"64KiB\" }\n\
+         isolation = { user = \"nobody\", read_only = true, write = [\"data\", \"/var/x\"], network = false }",
+    ));
+    let limits = Limits {
+        cpu: Some(0.5),
+        files: Some(1024),
+        processes: Some(64),
+        disk_bytes: Some(64 << 20),
+        file_size_bytes: Some(1 << 30),
+        output_bytes: 64 << 10,
+    };
+    assert_eq!(function.limits, limits);
+    let write = vec!["data".to_owned(), "/var/x".to_owned()];
+    let isolation = Isolation { user: Some("nobody".to_owned()), read_only: true, write, network: false };
+    assert_eq!(function.isolation, isolation);
+}
+
+#[test]
+fn what_contradicts_itself_in_a_confinement_is_refused() {
+    for (lines, fault) in [
+        ("limits = { disk = \"300MiB\" }", "limits.disk (300MiB) is more than memory (256MiB)"),
+        ("isolation = { write = [\"x\"] }", "isolation.write says nothing without isolation.read_only"),
+        ("isolation = { network = \"no\" }", "network in [functions.f.isolation] is of type string, not boolean"),
+        ("limits = { cpu = 0 }", "cpu in [functions.f.limits] is out of range"),
+    ] {
+        let shown = shown(&with(lines)).join("\n");
+        assert!(shown.contains(fault), "{shown}");
+    }
+}
+
+#[test]
 fn a_secret_in_a_faulty_environment_is_not_shown() {
     assert!(!shown(&with("env = { A = \"hunter2${\" }")).join("").contains("hunter2"));
 }
@@ -343,6 +378,7 @@ fn accepted(key: &Key) -> String {
         Key::Bytes(key) => format!("{:?}", bytes::format(key.max)),
         Key::Count(key) => key.max.to_string(),
         Key::Number(key) => format!("{:?}", key.max),
+        Key::Flag(key) => (!key.default).to_string(),
         Key::Table(table) => {
             let entries: Vec<_> = table.keys.iter().map(|key| format!("{} = {}", key.name(), accepted(key))).collect();
             format!("{{ {} }}", entries.join(", "))
@@ -462,6 +498,36 @@ fn any_schedule(number: u32) -> Vec<Window> {
     windows.collect()
 }
 
+fn any_limits() -> impl Strategy<Value = Limits> {
+    (
+        option::of(0.01..=1024.0_f64),
+        option::of(64_u32..=1 << 20),
+        option::of(16_u32..=100_000),
+        option::of(keys::DISK.min..=keys::MEMORY.min),
+        option::of(keys::FILE_SIZE.min..=keys::FILE_SIZE.max),
+        keys::OUTPUT.min..=keys::OUTPUT.max,
+    )
+        .prop_map(|(cpu, files, processes, disk_bytes, file_size_bytes, output_bytes)| Limits {
+            cpu,
+            files,
+            processes,
+            disk_bytes,
+            file_size_bytes,
+            output_bytes,
+        })
+}
+
+fn any_isolation() -> impl Strategy<Value = Isolation> {
+    (option::of("[a-z]{1,8}"), option::of(vec("[a-z/]{1,8}", 0..3)), any::<bool>()).prop_map(
+        |(user, write, network)| Isolation {
+            user,
+            read_only: write.is_some(),
+            write: write.unwrap_or_default(),
+            network,
+        },
+    )
+}
+
 fn any_function() -> impl Strategy<Value = Function> {
     let patterns = || {
         vec("[a-z]{1,3}\\.(\\*|#|[a-z]{1,3})", 1..4).prop_map(|mut all| {
@@ -497,7 +563,7 @@ fn any_function() -> impl Strategy<Value = Function> {
         (sample::function_name(), vec(any_text(), 1..4), any_text(), patterns(), option::of("[a-z.]{1,20}")),
         (
             (duration_in(&keys::TIMEOUT), duration_in(&keys::INIT_TIMEOUT)),
-            keys::MEMORY.min..=keys::MEMORY.max,
+            (keys::MEMORY.min..=keys::MEMORY.max, any_limits(), any_isolation()),
             concurrency,
             any_keep_alive(),
         ),
@@ -513,7 +579,7 @@ fn any_function() -> impl Strategy<Value = Function> {
         .prop_map(
             |(
                 (name, command, handler, events, source),
-                ((timeout, init_timeout), memory_bytes, (slots, concurrency), keep_alive),
+                ((timeout, init_timeout), (memory_bytes, limits, isolation), (slots, concurrency), keep_alive),
                 (attempts, crashes, max_age, backoff),
                 (rate, ordering, batch, total),
                 (key, keep, env, (max_event_bytes, max_result_bytes, max_depth)),
@@ -527,6 +593,8 @@ fn any_function() -> impl Strategy<Value = Function> {
                 timeout,
                 init_timeout,
                 memory_bytes,
+                limits,
+                isolation,
                 slots,
                 concurrency: Concurrency {
                     total: total.map(|more| (concurrency.provisioned + more).clamp(1, 100_000)),
@@ -544,6 +612,29 @@ fn any_function() -> impl Strategy<Value = Function> {
                 max_depth,
             },
         )
+}
+
+fn write_confined(out: &mut String, f: &Function) {
+    let (limits, isolation) = (&f.limits, &f.isolation);
+    writeln!(out, "limits.output = \"{}\"", bytes::format(limits.output_bytes)).unwrap();
+    let numbers = [("files", limits.files), ("processes", limits.processes)];
+    for (name, number) in numbers.into_iter().filter_map(|(name, number)| Some((name, number?))) {
+        writeln!(out, "limits.{name} = {number}").unwrap();
+    }
+    let sizes = [("disk", limits.disk_bytes), ("file_size", limits.file_size_bytes)];
+    for (name, size) in sizes.into_iter().filter_map(|(name, size)| Some((name, size?))) {
+        writeln!(out, "limits.{name} = \"{}\"", bytes::format(size)).unwrap();
+    }
+    if let Some(cpu) = limits.cpu {
+        writeln!(out, "limits.cpu = {cpu:?}").unwrap();
+    }
+    writeln!(out, "isolation.read_only = {}\nisolation.network = {}", isolation.read_only, isolation.network).unwrap();
+    if let Some(user) = &isolation.user {
+        writeln!(out, "isolation.user = {user:?}").unwrap();
+    }
+    if !isolation.write.is_empty() {
+        writeln!(out, "isolation.write = {:?}", isolation.write).unwrap();
+    }
 }
 
 /// A manifest as its author may write it, every key set.
@@ -613,6 +704,7 @@ fn written(functions: &[Function]) -> String {
         if let Some(key) = &f.idempotency.key {
             writeln!(out, "idempotency.key = {}", quoted(key)).unwrap();
         }
+        write_confined(&mut out, f);
         writeln!(out, "[functions.{}.env]", f.name).unwrap();
         for (name, text) in &f.env {
             writeln!(out, "{name} = {}", quoted(text)).unwrap();

@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::fault::{Fault, nearest, position};
-use super::keys::{Key, Plain, Ranged, Table};
+use super::keys::{Flag, Key, Plain, Ranged, Table};
 use super::{bytes, duration};
 
 /// A value was there and is faulty; the fault is noted.
@@ -223,6 +223,13 @@ impl<'d, 'i> View<'d, 'i> {
         let help = || format!("write a number from {:?} to {:?}", key.min, key.max);
         let number = parsed.ok_or_else(|| self.wrong_type(key.name, value, "number", help()))?;
         self.in_range(key, number, value.span(), |bound| format!("{bound:?}")).map(Some)
+    }
+
+    /// The key's default when it is absent.
+    pub(super) fn flag(&self, key: &Flag) -> Result<bool, Faulty> {
+        let Some(value) = self.get(key.name) else { return Ok(key.default) };
+        let wrong = || self.wrong_type(key.name, value, "boolean", format!("write {} = true or false", key.name));
+        value.get_ref().as_bool().ok_or_else(wrong)
     }
 
     fn in_range<T: Copy + PartialOrd, S: Display>(

@@ -1,6 +1,8 @@
 //! `weft-test-handlers`: a worker program for whole-system tests. What a handler does is in its event's data, so that a
 //! test steers it by files and not by time.
 
+#[path = "handlers/confined.rs"]
+mod confined;
 #[path = "handlers/place.rs"]
 mod place;
 
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         .handler("traced", traced)
         .handler("state", state)
         .handler("order", order)
+        .handler("confined", confined::confined)
         .handler("place", place::place)
         .handler("seen", place::seen)
         .run()

@@ -14,6 +14,8 @@ mod cases_pause;
 mod compose;
 mod harness;
 mod isolation_deadline;
+mod isolation_limits;
+mod isolation_walls;
 mod ledger_faults;
 mod ledger_postgres;
 mod outage_disk;

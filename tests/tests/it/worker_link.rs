@@ -52,6 +52,7 @@ impl Driven {
             args: Vec::new(),
             env: Vec::new(),
             cwd: PathBuf::from("/"),
+            confinement: Arc::default(),
         };
         let (sender, heard) = mpsc::channel(16);
         let launch = Launch { id: WorkerId(1), program: Arc::new(program), start, init_timeout: SOON };

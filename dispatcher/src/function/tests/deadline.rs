@@ -113,7 +113,7 @@ fn a_crash_of_a_condemned_worker_is_not_held_against_its_last_neighbour_alone() 
     let settled = settles(&bench.later(12 * SECOND));
     bench.settled(&settled, Settled::Done);
     let crashed = settles(&bench.gone(worker, true));
-    assert!(matches!(crashed[..], [Settle { to: Settlement::Waiting { crashed: true, .. }, .. }]), "{crashed:?}");
+    assert!(matches!(crashed[..], [Settle { to: Settlement::Spared { .. }, .. }]), "{crashed:?}");
 }
 
 #[test]
