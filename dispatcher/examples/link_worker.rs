@@ -31,7 +31,7 @@ fn main() {
     // Descriptor 0 is the link; a copy of it serves.
     let link = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
     let mut link = Far(link);
-    let ready = || ToDispatcher::Ready { handlers: vec!["h".into()] };
+    let ready = || ToDispatcher::Ready { handlers: vec!["h".into()], batch_handlers: Vec::new() };
     let Some(ToWorker::Start(_)) = link.receive() else { std::process::exit(90) };
     match mode.as_str() {
         "echo" => {
@@ -64,7 +64,7 @@ fn main() {
             seen.push(format!("core {:?}", rustix::process::getrlimit(rustix::process::Resource::Core).maximum));
             seen.push(format!("cwd {}", std::env::current_dir().unwrap().display()));
             std::fs::write(std::env::temp_dir().join("left-behind"), "x").unwrap();
-            link.send(&ToDispatcher::Ready { handlers: seen });
+            link.send(&ToDispatcher::Ready { handlers: seen, batch_handlers: Vec::new() });
             link.wait_for_drain();
         }
         // Answers, then dies with what it was sent unread.
@@ -81,7 +81,7 @@ fn main() {
         "parent" => {
             #[expect(clippy::zombie_processes, reason = "whether it dies unasked is what is tested")]
             let child = Command::new("/bin/sleep").arg("1000").spawn().unwrap();
-            link.send(&ToDispatcher::Ready { handlers: vec![child.id().to_string()] });
+            link.send(&ToDispatcher::Ready { handlers: vec![child.id().to_string()], batch_handlers: Vec::new() });
             link.wait_for_drain();
         }
         "garbage" => {

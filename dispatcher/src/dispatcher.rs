@@ -163,12 +163,12 @@ impl Dispatcher {
             // Only asked what it registers: a warm-up may take long, and another may be down that it needs.
             let start = Start { warm_up_ms: Some(0), ..self.start(&first.function) };
             let limit = users.iter().map(|user| user.function.init_timeout).max().unwrap_or_default();
-            let handlers = crate::link::probe(Arc::clone(&first.program), start, limit)
+            let registered = crate::link::probe(Arc::clone(&first.program), start, limit)
                 .await
                 .map_err(|ending| report::start(&first.function.name, &first.program, &ending))?;
             for user in users {
-                if !handlers.contains(&user.function.handler) {
-                    return Err(report::handler(&user.function, &user.program, &handlers));
+                if let Some(misfit) = registered.misfit(&user.function) {
+                    return Err(report::handler(&user.function, &user.program, &misfit));
                 }
             }
         }
@@ -369,7 +369,8 @@ pub fn topology(prefix: &str, manifest: &Manifest) -> Topology {
 /// What a function takes from the broker at most: what it may run at once, and what its caps let start soon. The rest is
 /// better off with another dispatcher, or in the queue.
 fn prefetch(function: &Function, workers: u32, reserved: u32) -> u32 {
-    let mut most = function.slots.saturating_mul(workers).min(reserved);
+    let call = function.batch.map_or(1, |batch| batch.size);
+    let mut most = function.slots.saturating_mul(workers).min(reserved).saturating_mul(call);
     if let Some(rate) = function.rate {
         most = most.min(rate::prefetch(rate, function.timeout));
     }

@@ -97,19 +97,9 @@ pub(crate) fn start(function: &FunctionName, program: &Program, ending: &Ending)
         .help("run the program by hand to see why; it must call weft_worker::Worker::run")
 }
 
-pub(crate) fn handler(function: &Function, program: &Program, handlers: &[String]) -> Report {
-    let known = if handlers.is_empty() { "none".to_owned() } else { handlers.join(", ") };
-    Report::new(
-        Code::HandlerMissing,
-        format!(
-            "{} does not register the handler {:?} of function {}",
-            program.path.display(),
-            function.handler,
-            function.name
-        ),
-    )
-    .help(format!(
-        "it registers: {known}; correct `handler` in [functions.{}] or register it in the program",
-        function.name
-    ))
+/// `misfit`: a clause that fits after "the program".
+pub(crate) fn handler(function: &Function, program: &Program, misfit: &str) -> Report {
+    let message = format!("{} cannot run function {}: it {misfit}", program.path.display(), function.name);
+    Report::new(Code::HandlerMissing, message)
+        .help(format!("correct `handler` or `batch` in [functions.{}], or what the program registers", function.name))
 }

@@ -20,6 +20,11 @@ pub enum ToWorker {
     /// First frame on a link: what this worker is and which services its handlers may use.
     Start(Start),
     Invoke(Box<Invoke>),
+    /// One call of a batch handler, which all of these name: each is an attempt of its own, with an outcome of its own. Sent
+    /// only to a worker whose `Ready` names the handler among its batch handlers, so that an older one never sees it.
+    InvokeBatch {
+        invokes: Vec<Invoke>,
+    },
     /// Stop this attempt: its right to run is lost, or its deadline has passed.
     Cancel {
         id: InvocationId,
@@ -31,8 +36,13 @@ pub enum ToWorker {
 /// Worker to dispatcher.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToDispatcher {
-    /// The program is up: the names of the handlers that it registers.
-    Ready { handlers: Vec<String> },
+    /// The program is up: the names of the handlers that it registers, by kind.
+    Ready {
+        handlers: Vec<String>,
+        /// Those that take several events in one call. A worker of before there were any leaves it out.
+        #[serde(default)]
+        batch_handlers: Vec<String>,
+    },
     /// The program cannot start; it exits after this.
     StartFailed { message: String },
     Outcome {

@@ -32,7 +32,7 @@ pub(crate) type Finished = (Outcome, Vec<Event>);
 pub(crate) struct Entered(Arc<OnceLock<u64>>);
 
 impl Entered {
-    fn now(&self) {
+    pub(crate) fn now(&self) {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let micros = Duration::try_from(now).map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(0));
         // A handler is entered once.
@@ -47,7 +47,7 @@ impl Entered {
 
 /// Why a handler was told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stop {
+pub(crate) enum Stop {
     Deadline,
     /// The dispatcher says that the right to run is lost.
     Lost,
@@ -55,7 +55,7 @@ enum Stop {
 
 /// What the handler answered.
 #[derive(Debug)]
-enum Answer {
+pub(crate) enum Answer {
     Result(Bytes),
     Failure(Failure),
     Panic(String),
@@ -113,7 +113,8 @@ pub(crate) async fn run(
     finish(Some(stop), answer, &ctx, spans)
 }
 
-fn finish(stop: Option<Stop>, answer: Answer, ctx: &Context, spans: &AttemptSpans) -> Finished {
+/// What an attempt came to, with the effects that it leaves.
+pub(crate) fn finish(stop: Option<Stop>, answer: Answer, ctx: &Context, spans: &AttemptSpans) -> Finished {
     let effects = std::mem::take(&mut *ctx.effects());
     crash::point(Point::AfterHandler);
     let finished = spans.in_scope(|| decide(stop, answer, effects));
@@ -168,7 +169,7 @@ pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> String {
 
 tokio::task_local! {
     /// Set while a handler is polled, so that the panic hook can tell a handler's panic from one of ours.
-    static IN_HANDLER: Cell<bool>;
+    pub(crate) static IN_HANDLER: Cell<bool>;
 }
 
 /// Makes a handler's panic one log event (its span says which function and key) in place of text on stderr. Other

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::batch::BatchHandler;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::warm_up;
@@ -22,6 +23,7 @@ pub(crate) type Handler = Arc<dyn Fn(Context) -> Run + Send + Sync>;
 #[derive(Clone, Default)]
 pub(crate) struct Registry {
     handlers: BTreeMap<String, Handler>,
+    batch_handlers: BTreeMap<String, BatchHandler>,
     /// Names that were registered more than once, in order of registration.
     duplicates: Vec<String>,
     /// In order of registration, which is the order in which they run.
@@ -30,9 +32,7 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) fn add(&mut self, name: &str, handler: Handler) {
-        if self.handlers.contains_key(name) {
-            self.duplicates.push(name.to_owned());
-        } else {
+        if self.is_new(name) {
             self.handlers.insert(name.to_owned(), handler);
         }
     }
@@ -45,22 +45,47 @@ impl Registry {
         &self.warm_ups
     }
 
+    pub(crate) fn add_batch(&mut self, name: &str, handler: BatchHandler) {
+        if self.is_new(name) {
+            self.batch_handlers.insert(name.to_owned(), handler);
+        }
+    }
+
+    /// A name is one handler's, of either kind.
+    fn is_new(&mut self, name: &str) -> bool {
+        let known = self.handlers.contains_key(name) || self.batch_handlers.contains_key(name);
+        if known {
+            self.duplicates.push(name.to_owned());
+        }
+        !known
+    }
+
     /// What is wrong with the registrations, for a person to read.
     pub(crate) fn fault(&self) -> Option<String> {
         let names = |names: &[String]| names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
         if !self.duplicates.is_empty() {
             return Some(format!("handler registered more than once: {}", names(&self.duplicates)));
         }
-        self.handlers.is_empty().then(|| "the program registers no handler".to_owned())
+        (self.handlers.is_empty() && self.batch_handlers.is_empty())
+            .then(|| "the program registers no handler".to_owned())
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<Handler> {
         self.handlers.get(name).cloned()
     }
 
-    /// Sorted, without repetition.
+    pub(crate) fn get_batch(&self, name: &str) -> Option<BatchHandler> {
+        self.batch_handlers.get(name).cloned()
+    }
+
+    /// Of the handlers of single events; sorted, without repetition.
     pub(crate) fn names(&self) -> Vec<String> {
         self.handlers.keys().cloned().collect()
+    }
+
+    /// Of the batch handlers; sorted, without repetition.
+    pub(crate) fn batch_names(&self) -> Vec<String> {
+        self.batch_handlers.keys().cloned().collect()
     }
 }
 
@@ -83,7 +108,7 @@ where
 }
 
 /// An event without data reads as JSON `null`, so that a handler that needs none may take `()`.
-fn parse<T: DeserializeOwned>(data: &[u8]) -> Result<T, Failure> {
+pub(crate) fn parse<T: DeserializeOwned>(data: &[u8]) -> Result<T, Failure> {
     let data = if data.is_empty() { b"null" } else { data };
     let mut json = serde_json::Deserializer::from_slice(data);
     let invalid = |message: String| Failure::terminal("InvalidData", message);

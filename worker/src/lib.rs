@@ -7,6 +7,7 @@
 //! see brokers, queues or acknowledgements: those are the dispatcher's, on the other end of the link.
 
 mod attempt;
+mod batch;
 mod context;
 mod emit;
 mod failure;
@@ -23,6 +24,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub use batch::{BatchContext, BatchEvent};
 pub use context::Context;
 pub use emit::{MAX_EMIT_BYTES, MAX_EMITS_BYTES};
 pub use failure::Failure;

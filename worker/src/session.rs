@@ -14,6 +14,7 @@ use weft_schemas::frame::{InvocationId, Invoke, Start, ToDispatcher, ToWorker};
 use weft_schemas::{ErrorInfo, Outcome};
 
 use crate::attempt;
+use crate::batch::{self, Member};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::handler::Registry;
@@ -68,7 +69,7 @@ pub(crate) async fn serve(
         Some(ToWorker::Start(start)) => start,
         Some(_) => return Err(Error::NoStart),
     };
-    let ready = ToDispatcher::Ready { handlers: registry.names() };
+    let ready = ToDispatcher::Ready { handlers: registry.names(), batch_handlers: registry.batch_names() };
     let flush = if registry.warm_ups().is_empty() || start.warm_up_ms == Some(0) {
         // Telemetry can wait until somebody has something to say.
         let _ = outgoing.send(&ready).await;
@@ -135,7 +136,7 @@ async fn warm(
             None => return Ok(Warmed::Unwanted(Ended::LinkClosed)),
             Some(ToWorker::Drain) => return Ok(Warmed::Unwanted(Ended::Drained)),
             // There is nothing to cancel, and nothing is handed to a worker that is not ready.
-            Some(ToWorker::Cancel { .. } | ToWorker::Invoke(_) | ToWorker::Start(_)) => {
+            Some(ToWorker::Cancel { .. } | ToWorker::Invoke(_) | ToWorker::InvokeBatch { .. } | ToWorker::Start(_)) => {
                 warn!("frame for a worker that is not ready ignored");
             }
         }
@@ -150,7 +151,8 @@ struct Session {
     attempts: JoinSet<()>,
     /// What runs, with the token that says that its right to run is lost.
     running: HashMap<InvocationId, CancellationToken>,
-    by_task: HashMap<Id, InvocationId>,
+    /// The invocations of each attempt's task: one, or those of a batch.
+    by_task: HashMap<Id, Vec<InvocationId>>,
     draining: bool,
     /// Whether any attempt ran here.
     used: bool,
@@ -173,7 +175,7 @@ impl Session {
                 Heard::Frame(None) => return Ok(Ended::LinkClosed),
                 Heard::Frame(Some(frame)) => self.take(frame),
                 Heard::Ended(Ok(task)) => {
-                    if let Some(id) = self.by_task.remove(&task) {
+                    for id in self.by_task.remove(&task).into_iter().flatten() {
                         self.running.remove(&id);
                     }
                 }
@@ -186,6 +188,7 @@ impl Session {
     fn take(&mut self, frame: ToWorker) {
         match frame {
             ToWorker::Invoke(invoke) => self.invoke(*invoke),
+            ToWorker::InvokeBatch { invokes } => self.invoke_batch(invokes),
             ToWorker::Cancel { id } => {
                 // An unknown id has answered in the meantime.
                 if let Some(lost) = self.running.get(&id) {
@@ -223,7 +226,61 @@ impl Session {
             let outcome = Failure::terminal("UnknownHandler", text).into_outcome();
             self.attempts.spawn(async move { answer(&outgoing, id, outcome, Vec::new(), None).await })
         };
-        self.by_task.insert(handle.id(), id);
+        self.by_task.insert(handle.id(), vec![id]);
+    }
+
+    fn invoke_batch(&mut self, mut invokes: Vec<Invoke>) {
+        let received = Instant::now();
+        invokes.retain(|invoke| {
+            let known = self.running.contains_key(&invoke.id);
+            if known {
+                warn!(invocation = invoke.id.0, "second invocation with one id ignored");
+            }
+            !known
+        });
+        let Some(name) = invokes.first().map(|invoke| invoke.handler.clone()) else { return };
+        let ids: Vec<InvocationId> = invokes.iter().map(|invoke| invoke.id).collect();
+        let (outgoing, handlers) = (self.outgoing.clone(), self.handlers.clone());
+        let refused = match self.registry.get_batch(&name) {
+            _ if self.draining => Err(Outcome::Drained),
+            Some(handler) => Ok(handler),
+            None => {
+                let text = format!("the program registers no batch handler {name:?}");
+                Err(Failure::terminal("UnknownHandler", text).into_outcome())
+            }
+        };
+        let in_task = ids.clone();
+        let handle = match refused {
+            Err(outcome) => self.attempts.spawn(async move {
+                for id in in_task {
+                    answer(&outgoing, id, outcome.clone(), Vec::new(), None).await;
+                }
+            }),
+            Ok(handler) => {
+                let mut members = Vec::with_capacity(invokes.len());
+                for invoke in invokes {
+                    let (id, lost) = (invoke.id, CancellationToken::new());
+                    self.running.insert(id, lost.clone());
+                    let spans = AttemptSpans::new(&self.services.function, &invoke, !self.used);
+                    self.used = true;
+                    members.push(Member {
+                        id,
+                        ctx: Context::new(self.services.clone(), invoke, received),
+                        lost,
+                        spans,
+                    });
+                }
+                self.attempts.spawn(async move {
+                    let entered = attempt::Entered::default();
+                    let finished = batch::run(&handlers, handler, &members, &entered).await;
+                    for (member, (outcome, emits)) in members.iter().zip(finished) {
+                        let answered = answer(&outgoing, member.id, outcome, emits, entered.get());
+                        member.spans.wrap(answered).await;
+                    }
+                })
+            }
+        };
+        self.by_task.insert(handle.id(), ids);
     }
 }
 

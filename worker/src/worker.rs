@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 use tokio::runtime;
 use weft_process::report::chain;
 
+use crate::batch::{self, BatchContext, BatchEvent};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::handler::{self, Registry};
@@ -115,6 +116,46 @@ impl Worker {
         self
     }
 
+    /// Registers `f` under `name` as a batch handler: it takes several events in one call, as the function's `batch` in
+    /// `weft.toml` says, and answers for each. A function with `batch` needs such a handler, and only it may name one.
+    ///
+    /// `f` is an async function of what is common to the call and of its events, each with a [`Context`] of its own, in
+    /// the order in which they became ready. It returns an answer for each of them, in their order. What becomes of their
+    /// attempts, each of which is settled by itself:
+    ///
+    /// | the handler | outcome |
+    /// | --- | --- |
+    /// | answers `Ok` for an event | succeeded, with this result |
+    /// | answers `Err` for an event | as the [`Failure`] says: only this one is tried again |
+    /// | gives fewer answers than it got events | retry, kind `NoAnswer`, for those without |
+    /// | returns `Err` | as the [`Failure`] says, for every event |
+    /// | panics, or is still running 250 ms after the deadline | retry, or timed out, for every event |
+    /// | committed an event's own transaction | committed for this event, whatever else happens |
+    /// | gets an event whose data is no `T` | terminal, kind `InvalidData`, for this event; it is not handed over |
+    ///
+    /// ```no_run
+    /// use weft_worker::{BatchContext, BatchEvent, Failure, Worker};
+    ///
+    /// async fn index(_: BatchContext, events: Vec<BatchEvent<String>>) -> Result<Vec<Result<usize, Failure>>, Failure> {
+    ///     Ok(events.iter().map(|event| Ok(event.data.len())).collect())
+    /// }
+    ///
+    /// fn main() -> std::process::ExitCode {
+    ///     Worker::new().batch_handler("index", index).run()
+    /// }
+    /// ```
+    #[must_use]
+    pub fn batch_handler<T, R, F, Fut>(mut self, name: &str, f: F) -> Self
+    where
+        F: Fn(BatchContext, Vec<BatchEvent<T>>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<Result<R, Failure>>, Failure>> + Send + 'static,
+        T: DeserializeOwned,
+        R: Serialize,
+    {
+        self.registry.add_batch(name, batch::erase(f));
+        self
+    }
+
     /// Serves the dispatcher that started this program, until it drains this worker (status 0) or goes away (status 0:
     /// nobody is left to tell). Status 1: the worker could not start or go on; why is on stderr and, before the start,
     /// in the dispatcher's log. Status 2: the program was not started by Weft.
@@ -199,7 +240,8 @@ fn started_by_hand(registry: &Registry) -> String {
         text.push_str(&format!("error: {fault}\n"));
     }
     text.push_str("Handlers:");
-    for name in registry.names() {
+    let batches = registry.batch_names().into_iter().map(|name| format!("{name} (batch)"));
+    for name in registry.names().into_iter().chain(batches) {
         text.push_str("\n  ");
         text.push_str(&name);
     }

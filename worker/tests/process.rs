@@ -87,7 +87,7 @@ impl Process {
             max_result_bytes: 1 << 20,
             warm_up_ms: None,
         }));
-        assert!(matches!(this.receive(), ToDispatcher::Ready { handlers } if handlers.len() == 3));
+        assert!(matches!(this.receive(), ToDispatcher::Ready { handlers, .. } if handlers.len() == 3));
         this
     }
 

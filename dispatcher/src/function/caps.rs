@@ -14,9 +14,9 @@ impl Core {
         if self.paced(now) == 0 { Some(Throttle::Rate) } else { None }
     }
 
-    /// How many of so many waiting invocations slots are wanted for: no worker starts for what may not.
+    /// How many slots so many waiting invocations want: no worker starts for what may not.
     pub(super) fn startable(&self, waiting: usize, now: Now) -> u32 {
-        u32::try_from(waiting).unwrap_or(u32::MAX).min(self.paced(now))
+        self.calls(u32::try_from(waiting).unwrap_or(u32::MAX).min(self.paced(now)))
     }
 
     /// Sees to it that what is held back is looked at again.

@@ -107,6 +107,8 @@ pub(crate) enum Action {
     Wish(Wish),
     Launch(WorkerId),
     Invoke(WorkerId, Box<Invoke>),
+    /// One call of a batch handler.
+    InvokeBatch(WorkerId, Vec<Invoke>),
     Cancel(WorkerId, InvocationId),
     DrainWorker(WorkerId),
     KillWorker(WorkerId),
@@ -162,9 +164,10 @@ pub(crate) enum Phase {
     /// Another owner holds it; asks again at a timer.
     Parked,
     /// Claimed, waiting for a slot. `waited`: none was free when it came. `throttled`: a bound has made it wait. `turn`:
-    /// its place in the order of arrival.
+    /// its place in the order of arrival. `since`: when it was claimed.
     Ready {
         claim: Claim,
+        since: Instant,
         waited: bool,
         throttled: bool,
         turn: u64,
@@ -214,6 +217,8 @@ pub(crate) struct WorkerState {
     pub phase: WorkerPhase,
     /// Invocations by their name on the link.
     pub running: BTreeMap<InvocationId, Key>,
+    /// Those of `running` that are of one call, for each call; empty where the function takes single events.
+    pub calls: Vec<Vec<InvocationId>>,
     /// It runs something that must not have neighbours.
     pub alone: bool,
     /// It has not answered anything yet: what it runs has waited for its start.
@@ -303,6 +308,8 @@ pub(crate) struct Core {
     /// `None`: attempts start at any rate.
     pub(super) pace: Option<Pace>,
     pub(super) scaling: Scaling,
+    /// The timer that is set for a batch that waits for more.
+    pub(super) gather: Option<Instant>,
 
     pub(super) draining: bool,
     pub(super) deliveries_ended: bool,
@@ -355,6 +362,7 @@ impl Core {
             outage: None,
             pace,
             scaling,
+            gather: None,
             draining: false,
             deliveries_ended: false,
             timers: BinaryHeap::new(),

@@ -3,7 +3,7 @@
 //! A worker cancels its own attempts at their deadlines. One that has given no answer [`OVERDUE`] later does not obey: it
 //! blocks its thread, or its whole process hangs. Then, in this order:
 //!
-//! 1. its attempt is settled as timed out. What it says later is not heard, and what it writes later carries a fence that
+//! 1. its attempt is settled as timed out, and with it those of the same batch. What it says later is not heard, and what it writes later carries a fence that
 //!    is no longer good;
 //! 2. its worker is *condemned*: it gets no new work and no longer counts as one of the pool, so that its replacement may
 //!    start at once;
@@ -39,13 +39,25 @@ impl Core {
         if worker.condemned || worker.killed {
             return;
         }
-        let Some(key) = worker.running.get(&invocation).cloned() else { return };
+        // The deadline of one is that of the whole call.
+        let call: Vec<(InvocationId, Key)> = worker
+            .call_of(invocation)
+            .into_iter()
+            .filter_map(|id| Some((id, worker.running.get(&id)?.clone())))
+            .collect();
+        if call.is_empty() {
+            return;
+        }
         worker.condemned = true;
         worker.phase = WorkerPhase::Draining;
         // Given back because its right is lost, it could run again at once, beside itself: it waits for the kill.
-        let lost = self.running_of(&key).is_none_or(|running| running.superseded);
-        if !lost && let Some(worker) = self.workers.get_mut(&id) {
-            worker.running.remove(&invocation);
+        let guilty =
+            call.into_iter().filter(|(_, key)| self.running_of(key).is_some_and(|running| !running.superseded));
+        let guilty: Vec<(InvocationId, Key)> = guilty.collect();
+        if let Some(worker) = self.workers.get_mut(&id) {
+            for (invocation, _) in &guilty {
+                worker.ended(*invocation);
+            }
         }
         let neighbours = self.workers.get(&id).map_or(0, |worker| worker.running.len());
         tracing::warn!(
@@ -57,9 +69,9 @@ impl Core {
         } else {
             self.kill_condemned(id);
         }
-        if !lost {
+        let rest = kill_at.saturating_duration_since(now.mono);
+        for (_, key) in guilty {
             self.on_outcome(&key, Outcome::TimedOut, Vec::new(), false, now);
-            let rest = kill_at.saturating_duration_since(now.mono);
             if !rest.is_zero() {
                 self.retry_after(&key, rest + DYING, now);
             }

@@ -290,7 +290,8 @@ impl Core {
         };
         invocation.interrupted = false;
         invocation.step = spans::wait(&invocation.span);
-        invocation.phase = Phase::Ready { claim, waited: false, throttled: false, turn: self.next_turn };
+        invocation.phase =
+            Phase::Ready { claim, since: now.mono, waited: false, throttled: false, turn: self.next_turn };
         self.next_turn += 1;
         match begin {
             Begin::Dead { reason, error } => {

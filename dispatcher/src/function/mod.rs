@@ -1,8 +1,9 @@
 //! One function: from a delivery to its ack.
 //!
 //! [`task`] is the loop (select, handle, do); [`core`] the state it owns; [`intake`], [`placing`], [`scaling`], [`settling`], [`replies`], [`refused`],
-//! [`outage`], [`caps`], [`rate`], [`deadline`] and [`stopping`] the rules, with no I/O in them.
+//! [`outage`], [`caps`], [`rate`], [`batch`], [`deadline`] and [`stopping`] the rules, with no I/O in them.
 
+mod batch;
 mod caps;
 pub(crate) mod core;
 mod deadline;

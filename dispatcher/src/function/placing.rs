@@ -9,7 +9,7 @@ use weft_schemas::{ErrorInfo, Key, Outcome};
 use super::core::{Action, Core, Now, Phase, Running, Sampled, WorkerPhase};
 use super::deadline::OVERDUE;
 use super::timer::{Timer, What};
-use crate::link::{Ending, FromWorker, WorkerId};
+use crate::link::{Ending, FromWorker, Registered, WorkerId};
 use crate::spans;
 
 /// Wait after the first failed start; doubles up to [`START_WAIT_MOST`].
@@ -38,15 +38,18 @@ impl Core {
             let idle = self.workers.iter().find(|(_, worker)| worker.is_up() && worker.running.is_empty());
             if let Some((&worker, _)) = idle {
                 let Some(key) = self.ready_alone.pop_front() else { return false };
-                self.start_attempt(&key, worker, true, now);
+                self.start_call(&[key], worker, true, now);
                 return true;
             }
         }
         let left_to_empty = if alone_first { self.emptiest() } else { None };
         let Some(worker) = self.fullest_with_room(left_to_empty) else { return false };
-        let Some(key) = self.ready.pop_front() else { return false };
-        self.start_attempt(&key, worker, false, now);
-        true
+        if self.gathers(now) {
+            return false;
+        }
+        let keys = self.next_call(now);
+        self.start_call(&keys, worker, false, now);
+        !keys.is_empty()
     }
 
     fn turn(&self, key: &Key) -> Option<u64> {
@@ -62,7 +65,7 @@ impl Core {
             return None;
         }
         let up = self.workers.iter().filter(|(_, worker)| worker.is_up() && !worker.alone);
-        up.min_by_key(|(_, worker)| worker.running.len()).map(|(&id, _)| id)
+        up.min_by_key(|(_, worker)| worker.used()).map(|(&id, _)| id)
     }
 
     /// Packing workers lets the others fall idle and leave.
@@ -70,15 +73,30 @@ impl Core {
         let slots = self.function.slots as usize;
         self.workers
             .iter()
-            .filter(|(id, worker)| worker.is_up() && !worker.alone && worker.running.len() < slots && Some(**id) != but)
-            .max_by_key(|(_, worker)| worker.running.len())
+            .filter(|(id, worker)| worker.is_up() && !worker.alone && worker.used() < slots && Some(**id) != but)
+            .max_by_key(|(_, worker)| worker.used())
             .map(|(&id, _)| id)
     }
 
-    fn start_attempt(&mut self, key: &Key, worker: WorkerId, alone: bool, now: Now) {
-        let Some(invocation) = self.invocations.get_mut(key) else { return };
-        let Phase::Ready { claim, waited, .. } = invocation.phase else { return };
-        let Some(state) = self.workers.get_mut(&worker) else { return };
+    /// Starts the attempts of one call: one, or those of a batch.
+    fn start_call(&mut self, keys: &[Key], worker: WorkerId, alone: bool, now: Now) {
+        let invokes: Vec<Invoke> = keys.iter().filter_map(|key| self.start_attempt(key, worker, alone, now)).collect();
+        if self.function.batch.is_none() {
+            self.actions.extend(invokes.into_iter().map(|invoke| Action::Invoke(worker, Box::new(invoke))));
+            return;
+        }
+        if let Some(state) = self.workers.get_mut(&worker)
+            && !invokes.is_empty()
+        {
+            state.calls.push(invokes.iter().map(|invoke| invoke.id).collect());
+            self.actions.push(Action::InvokeBatch(worker, invokes));
+        }
+    }
+
+    fn start_attempt(&mut self, key: &Key, worker: WorkerId, alone: bool, now: Now) -> Option<Invoke> {
+        let invocation = self.invocations.get_mut(key)?;
+        let Phase::Ready { claim, waited, .. } = invocation.phase else { return None };
+        let state = self.workers.get_mut(&worker)?;
         let cold = waited && state.fresh;
         let sample = match (cold, waited) {
             (true, _) => Some(Sampled::Cold),
@@ -111,15 +129,15 @@ impl Core {
         if cold {
             self.stats.add(&self.stats.cold_starts);
         }
-        self.actions.push(Action::Invoke(worker, Box::new(invoke)));
+        Some(invoke)
     }
 
     pub(super) fn on_worker(&mut self, id: WorkerId, from: FromWorker, now: Now) {
         match from {
-            FromWorker::Ready { handlers, init } => self.on_ready(id, &handlers, init, now),
+            FromWorker::Ready { registered, init } => self.on_ready(id, &registered, init, now),
             FromWorker::Outcome { id: invocation, outcome, emits, entered_us } => {
                 let Some(worker) = self.workers.get_mut(&id) else { return };
-                let Some(key) = worker.running.remove(&invocation) else { return };
+                let Some(key) = worker.ended(invocation) else { return };
                 worker.fresh = false;
                 if worker.running.is_empty() {
                     self.fell_idle(id, now);
@@ -149,14 +167,10 @@ impl Core {
         }
     }
 
-    fn on_ready(&mut self, id: WorkerId, handlers: &[String], init: Duration, now: Now) {
+    fn on_ready(&mut self, id: WorkerId, registered: &Registered, init: Duration, now: Now) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        if !handlers.contains(&self.function.handler) {
-            let reason = format!(
-                "the program does not register the handler {:?}; it registers: {}",
-                self.function.handler,
-                handlers.join(", ")
-            );
+        if let Some(misfit) = registered.misfit(&self.function) {
+            let reason = format!("the program {misfit}");
             worker.killed = true;
             worker.phase = WorkerPhase::Draining;
             self.start_failed(reason, now);

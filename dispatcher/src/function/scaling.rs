@@ -129,7 +129,7 @@ impl Core {
         let mut next: Option<Instant> = None;
         for worker in self.workers.values().filter(|worker| worker.phase != WorkerPhase::Draining) {
             // What still runs in a worker that leaves needs no place in the others.
-            signals.running = signals.running.saturating_add(count(worker.running.len()));
+            signals.running = signals.running.saturating_add(count(worker.used()));
             signals.workers += 1;
             signals.starting += u32::from(worker.phase == WorkerPhase::Starting);
             signals.alone += u32::from(worker.alone && !worker.running.is_empty());
@@ -207,7 +207,7 @@ impl Core {
 
     /// Whether one more invocation may begin: `reserved` is kept to the invocation, not to the worker.
     pub(super) fn may_run_more(&self) -> bool {
-        self.bounds.reserved == u32::MAX || count(self.running()) < self.bounds.reserved
+        self.bounds.reserved == u32::MAX || count(self.used()) < self.bounds.reserved
     }
 
     /// Says what is wished, if that is something else than before; how many workers there may be, if that is less.
@@ -288,6 +288,7 @@ impl Core {
         let worker = WorkerState {
             phase: WorkerPhase::Starting,
             running: std::collections::BTreeMap::new(),
+            calls: Vec::new(),
             alone: false,
             fresh: true,
             condemned: false,
@@ -314,7 +315,8 @@ impl Core {
         let workers = decision.demand.min(policy.granted.unwrap_or(u32::MAX).max(policy.least));
         let slots = u64::from(workers).saturating_mul(u64::from(policy.slots));
         let room = slots.min(u64::from(policy.reserved)).saturating_sub(u64::from(signals.running));
-        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        let call = self.function.batch.map_or(1, |batch| u64::from(batch.size));
+        let room = usize::try_from(room.saturating_mul(call)).unwrap_or(usize::MAX);
         let context = self.scaling.context(decision, signals);
         let barred = self.held_back(now);
         for queue in [&self.ready, &self.ready_alone] {

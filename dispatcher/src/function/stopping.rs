@@ -12,7 +12,7 @@ impl Core {
             let Some(timer) = self.timers.pop() else { break };
             match timer.what {
                 // Looked at after every input anyway.
-                What::Ledger | What::Start | What::Pace => {}
+                What::Ledger | What::Start | What::Pace | What::Batch => {}
                 What::Parked(key) => {
                     if self.invocations.get(&key).is_some_and(|invocation| matches!(invocation.phase, Phase::Parked)) {
                         self.claim_again(&key);

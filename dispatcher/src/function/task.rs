@@ -214,6 +214,11 @@ impl Hands {
                     worker.invoke(*invoke);
                 }
             }
+            Action::InvokeBatch(id, invokes) => {
+                if let Some(worker) = self.workers.get(&id) {
+                    worker.invoke_batch(invokes);
+                }
+            }
             Action::Cancel(id, invocation) => {
                 if let Some(worker) = self.workers.get(&id) {
                     worker.cancel(invocation);

@@ -37,6 +37,8 @@ pub(super) enum What {
     RefusedBurials,
     /// The function's rate lets another attempt start.
     Pace,
+    /// A batch has waited long enough for more events.
+    Batch,
     /// A drain has waited long enough.
     Drain,
 }

@@ -24,6 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use weft_schemas::frame::{InvocationId, Invoke, Start, ToWorker};
+use weft_schemas::manifest::Function;
 use weft_schemas::{Event, Outcome};
 
 pub use confine::{Confinement, Machine, Offer, Unfit};
@@ -54,8 +55,7 @@ pub struct Launch {
 pub enum FromWorker {
     /// It takes invocations from now on. At most once.
     Ready {
-        /// The names that the program registers.
-        handlers: Vec<String>,
+        registered: Registered,
         /// From the launch until its word arrived.
         init: Duration,
     },
@@ -72,6 +72,46 @@ pub enum FromWorker {
     /// The process and its descendants are gone (or never were), and so is its temporary folder. Every outcome that
     /// it had written was delivered before this.
     Gone(Ending),
+}
+
+/// The names that a program registers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Registered {
+    /// Handlers of single events.
+    pub handlers: Vec<String>,
+    /// Handlers of several events in one call.
+    pub batch_handlers: Vec<String>,
+}
+
+impl Registered {
+    /// What keeps a function from being run by this program, as a clause that fits after "the program"; `None`: nothing.
+    pub fn misfit(&self, function: &Function) -> Option<String> {
+        let (name, batch) = (&function.handler, function.batch.is_some());
+        let (wanted, other) =
+            if batch { (&self.batch_handlers, &self.handlers) } else { (&self.handlers, &self.batch_handlers) };
+        if wanted.contains(name) {
+            return None;
+        }
+        Some(match (other.contains(name), batch) {
+            (true, true) => format!(
+                "registers the handler {name:?} for single events, and the function has batch: register it with \
+                 batch_handler, or take batch out"
+            ),
+            (true, false) => format!(
+                "registers the handler {name:?} for batches, and the function has no batch: write batch = {{ size = 100 }}, \
+                 or register it with handler"
+            ),
+            (false, _) => format!("does not register the handler {name:?}; it registers: {self}"),
+        })
+    }
+}
+
+impl fmt::Display for Registered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let batches = self.batch_handlers.iter().map(|name| format!("{name} (batch)"));
+        let names: Vec<String> = self.handlers.iter().cloned().chain(batches).collect();
+        if names.is_empty() { f.write_str("none") } else { f.write_str(&names.join(", ")) }
+    }
 }
 
 /// How a worker ended.
@@ -179,15 +219,15 @@ fn signal_name(signal: i32) -> Option<&'static str> {
 ///
 /// # Errors
 /// How it ended instead of becoming ready.
-pub async fn probe(program: Arc<Program>, start: Start, limit: Duration) -> Result<Vec<String>, Ending> {
+pub async fn probe(program: Arc<Program>, start: Start, limit: Duration) -> Result<Registered, Ending> {
     let (events, mut heard) = mpsc::channel(8);
     let launch = Launch { id: WorkerId(0), program, start, init_timeout: limit };
     let worker = Worker::launch(launch, events);
     let mut registered = None;
     while let Some((_, said)) = heard.recv().await {
         match said {
-            FromWorker::Ready { handlers, .. } => {
-                registered = Some(handlers);
+            FromWorker::Ready { registered: names, .. } => {
+                registered = Some(names);
                 worker.drain();
             }
             // It is in the middle of nothing: there is nothing to report of these.
@@ -239,6 +279,11 @@ impl Worker {
     /// Hands over an attempt. The caller keeps the number of slots.
     pub fn invoke(&self, invoke: Invoke) {
         let _ = self.frames.send(ToWorker::Invoke(Box::new(invoke)));
+    }
+
+    /// Hands over the attempts of one call of a batch handler, which takes one slot.
+    pub fn invoke_batch(&self, invokes: Vec<Invoke>) {
+        let _ = self.frames.send(ToWorker::InvokeBatch { invokes });
     }
 
     /// Asks the worker to stop an attempt; its outcome still arrives unless the worker ignores the request.

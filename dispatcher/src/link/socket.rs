@@ -9,10 +9,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use weft_process::report;
-use weft_schemas::frame::{FrameError, MAX_FRAME_BYTES, ToDispatcher, ToWorker, decode, encode};
+use weft_schemas::frame::{FrameError, InvocationId, MAX_FRAME_BYTES, ToDispatcher, ToWorker, decode, encode};
 use weft_schemas::{ErrorInfo, Outcome};
 
-use super::{FromWorker, WorkerId};
+use super::{FromWorker, Registered, WorkerId};
 
 /// The length before each body.
 const HEAD_BYTES: usize = 4;
@@ -57,11 +57,14 @@ pub(super) async fn read(
         match next_frame(&mut buffer) {
             Ok(Some(frame)) => {
                 let said = match frame {
-                    ToDispatcher::Ready { handlers } => {
+                    ToDispatcher::Ready { handlers, batch_handlers } => {
                         let Some(ready) = ready.take() else { break End::Protocol("it was ready twice".into()) };
                         // The supervisor may be past waiting.
                         let _ = ready.send(());
-                        FromWorker::Ready { handlers, init: launched.elapsed() }
+                        FromWorker::Ready {
+                            registered: Registered { handlers, batch_handlers },
+                            init: launched.elapsed(),
+                        }
                     }
                     ToDispatcher::StartFailed { message } => break End::StartFailed(message),
                     ToDispatcher::Outcome { id, outcome, emits, entered_us } => {
@@ -123,13 +126,13 @@ pub(super) async fn write(
     let mut bytes = Vec::new();
     while frames.recv_many(&mut batch, BATCH_FRAMES).await > 0 {
         for frame in batch.drain(..) {
-            if let Err(why) = append(&mut bytes, &frame)
-                && let ToWorker::Invoke(invoke) = frame
-            {
-                let outcome = Outcome::Failed { error: ErrorInfo::new("FrameTooLarge", report::chain(&why)) };
-                let refused = FromWorker::Outcome { id: invoke.id, outcome, emits: Vec::new(), entered_us: None };
-                if events.send((id, refused)).await.is_err() {
-                    return;
+            if let Err(why) = append(&mut bytes, &frame) {
+                let error = ErrorInfo::new("FrameTooLarge", report::chain(&why));
+                for (invocation, outcome) in unsent(frame, error) {
+                    let refused = FromWorker::Outcome { id: invocation, outcome, emits: Vec::new(), entered_us: None };
+                    if events.send((id, refused)).await.is_err() {
+                        return;
+                    }
                 }
             }
             if bytes.len() >= BATCH_BYTES && flush(&mut link, &mut bytes).await.is_err() {
@@ -141,6 +144,21 @@ pub(super) async fn write(
         }
     } // The handle was dropped, which kills the worker. Ending here would close the link, and let it exit by itself first.
     std::future::pending::<()>().await;
+}
+
+/// What the attempts in a frame that is too long come to. One of several is tried again, in other company.
+fn unsent(frame: ToWorker, error: ErrorInfo) -> Vec<(InvocationId, Outcome)> {
+    match frame {
+        ToWorker::Invoke(invoke) => vec![(invoke.id, Outcome::Failed { error })],
+        ToWorker::InvokeBatch { invokes } => match invokes.as_slice() {
+            [only] => vec![(only.id, Outcome::Failed { error })],
+            several => several
+                .iter()
+                .map(|invoke| (invoke.id, Outcome::Retry { error: error.clone(), after_ms: None }))
+                .collect(),
+        },
+        ToWorker::Start(_) | ToWorker::Cancel { .. } | ToWorker::Drain => Vec::new(),
+    }
 }
 
 async fn flush(link: &mut OwnedWriteHalf, bytes: &mut Vec<u8>) -> io::Result<()> {
@@ -163,8 +181,6 @@ fn append(bytes: &mut Vec<u8>, frame: &ToWorker) -> Result<(), FrameError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use weft_schemas::frame::InvocationId;
-
     use super::*;
 
     fn framed(body: &[u8]) -> Vec<u8> {
@@ -175,7 +191,7 @@ mod tests {
 
     #[test]
     fn frames_are_taken_one_by_one_however_they_arrive() {
-        let said = ToDispatcher::Ready { handlers: vec!["a".into()] };
+        let said = ToDispatcher::Ready { handlers: vec!["a".into()], batch_handlers: Vec::new() };
         let twice = framed(&encode(&said).unwrap()).repeat(2);
         let mut buffer = BytesMut::new();
         let mut seen = Vec::new();

@@ -67,7 +67,7 @@ async fn next(events: &mut Events) -> FromWorker {
 
 async fn ready(events: &mut Events) -> Vec<String> {
     match next(events).await {
-        FromWorker::Ready { handlers, .. } => handlers,
+        FromWorker::Ready { registered, .. } => registered.handlers,
         other => panic!("not ready: {other:?}"),
     }
 }
@@ -341,7 +341,7 @@ async fn a_kill_is_at_once_and_may_be_repeated() {
 
 #[tokio::test]
 async fn a_probe_gives_the_handlers_or_how_it_ended() {
-    assert_eq!(probe(Arc::new(program("echo")), start_frame(), SOON).await.unwrap(), ["h"]);
+    assert_eq!(probe(Arc::new(program("echo")), start_frame(), SOON).await.unwrap().handlers, ["h"]);
     let ending = probe(Arc::new(program("refuses")), start_frame(), SOON).await.unwrap_err();
     assert!(matches!(ending.how, How::StartFailed(_)));
 }

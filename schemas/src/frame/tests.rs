@@ -45,6 +45,7 @@ fn to_worker() -> impl Strategy<Value = ToWorker> {
     prop_oneof![
         start().prop_map(ToWorker::Start),
         invoke().prop_map(|invoke| ToWorker::Invoke(Box::new(invoke))),
+        vec(invoke(), 0..3).prop_map(|invokes| ToWorker::InvokeBatch { invokes }),
         any::<u64>().prop_map(|id| ToWorker::Cancel { id: InvocationId(id) }),
         Just(ToWorker::Drain),
     ]
@@ -66,7 +67,8 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 
 fn to_dispatcher() -> impl Strategy<Value = ToDispatcher> {
     prop_oneof![
-        vec(any::<String>(), 0..4).prop_map(|handlers| ToDispatcher::Ready { handlers }),
+        (vec(any::<String>(), 0..4), vec(any::<String>(), 0..4))
+            .prop_map(|(handlers, batch_handlers)| ToDispatcher::Ready { handlers, batch_handlers }),
         any::<String>().prop_map(|message| ToDispatcher::StartFailed { message }),
         (any::<u64>(), outcome(), vec(sample::event(), 0..3), any::<Option<u64>>()).prop_map(
             |(id, outcome, emits, entered_us)| ToDispatcher::Outcome {
@@ -130,6 +132,17 @@ fn a_newer_end_may_add_fields_and_an_older_one_may_lack_optional_ones() {
     let body = encode(&Newer::Outcome { id: 7, outcome: Outcome::Drained, cost_ns: 1 }).unwrap();
     let expected =
         ToDispatcher::Outcome { id: InvocationId(7), outcome: Outcome::Drained, emits: Vec::new(), entered_us: None };
+    assert_eq!(decode::<ToDispatcher>(&body).unwrap(), expected);
+}
+
+#[test]
+fn a_worker_of_before_there_were_batches_is_ready_with_none() {
+    #[derive(Serialize)]
+    enum Older {
+        Ready { handlers: Vec<String> },
+    }
+    let body = encode(&Older::Ready { handlers: vec!["a".into()] }).unwrap();
+    let expected = ToDispatcher::Ready { handlers: vec!["a".into()], batch_handlers: Vec::new() };
     assert_eq!(decode::<ToDispatcher>(&body).unwrap(), expected);
 }
 

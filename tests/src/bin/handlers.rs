@@ -1,6 +1,8 @@
 //! `weft-test-handlers`: a worker program for whole-system tests. What a handler does is in its event's data, so that a
 //! test steers it by files and not by time.
 
+#[path = "handlers/caps.rs"]
+mod caps;
 #[path = "handlers/confined.rs"]
 mod confined;
 #[path = "handlers/place.rs"]
@@ -54,6 +56,8 @@ fn main() -> ExitCode {
         .handler("confined", confined::confined)
         .handler("place", place::place)
         .handler("seen", place::seen)
+        .handler("stamp", caps::stamp)
+        .batch_handler("bulk", caps::bulk)
         .run()
 }
 

@@ -5,6 +5,8 @@
 // Add your module here, and its file beside this one.
 mod broker_faults;
 mod broker_rabbitmq;
+mod caps_batch;
+mod caps_rate;
 mod cases;
 mod cases_broker;
 mod cases_crash;

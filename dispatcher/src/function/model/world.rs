@@ -24,7 +24,7 @@ use super::books::{Books, Who, wall};
 use super::{End, RivalEnd, Step};
 use crate::admission::Admission;
 use crate::broker::{Counts, Delivery, DeliveryId};
-use crate::link::{Ending, FromWorker, How, WorkerId};
+use crate::link::{Ending, FromWorker, How, Registered, WorkerId};
 use crate::scale::Wish;
 use crate::status::FunctionStats;
 
@@ -131,6 +131,10 @@ fn message(key: u8, payload: bool) -> Message {
         data: Bytes::from(data),
     };
     event.to_message("weft.events", "e")
+}
+
+pub(super) fn registered() -> Registered {
+    Registered { handlers: vec!["f".to_owned()], batch_handlers: Vec::new() }
 }
 
 fn error() -> ErrorInfo {
@@ -251,6 +255,7 @@ impl World {
                 let run = Run { key: invoke.key, fence: invoke.fence, cancelled: false };
                 worker.running.insert(invoke.id, run);
             }
+            Action::InvokeBatch(..) => panic!("the function has no batch"),
             Action::Cancel(id, invocation) => {
                 let run = self.workers.get_mut(&id).and_then(|worker| worker.running.get_mut(&invocation));
                 if let Some(run) = run {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod batch;
 mod crashes;
 mod deadline;
 mod duplicates;
@@ -31,7 +32,7 @@ use weft_schemas::{
 use super::core::{Action, Bounds, Core, Input, Now};
 use crate::admission::Admission;
 use crate::broker::{Delivery, DeliveryId};
-use crate::link::{Ending, FromWorker, How, WorkerId};
+use crate::link::{Ending, FromWorker, How, Registered, WorkerId};
 use crate::status::FunctionStats;
 
 struct Bench {
@@ -39,6 +40,8 @@ struct Bench {
     now: Now,
     stats: Arc<FunctionStats>,
     tag: u64,
+    /// Its workers register `f` as a batch handler.
+    batch: bool,
 }
 
 fn bench(slots: u32, workers: u32) -> Bench {
@@ -61,7 +64,7 @@ fn bench_of(function: weft_schemas::manifest::Function, workers: u32) -> Bench {
     let admission = Admission::new(Arc::clone(&function)).unwrap();
     let core = Core::new(function, "weft", admission, bounds, Arc::clone(&stats));
     let now = Now::read();
-    let mut bench = Bench { core, now, stats, tag: 0 };
+    let mut bench = Bench { core, now, stats, tag: 0, batch: false };
     bench.handle(Input::Owner(Some(Owner { node: NodeName::new("n").unwrap(), incarnation: 1 })));
     bench
 }
@@ -126,7 +129,10 @@ impl Bench {
     }
 
     fn ready(&mut self, worker: WorkerId) -> Vec<Action> {
-        self.handle(Input::Worker(worker, FromWorker::Ready { handlers: vec!["f".to_owned()], init: Duration::ZERO }))
+        let (named, none) = (vec!["f".to_owned()], Vec::new());
+        let (handlers, batch_handlers) = if self.batch { (none, named) } else { (named, none) };
+        let registered = Registered { handlers, batch_handlers };
+        self.handle(Input::Worker(worker, FromWorker::Ready { registered, init: Duration::ZERO }))
     }
 
     fn outcome(&mut self, worker: WorkerId, invoke: &Invoke, outcome: Outcome) -> Vec<Action> {

@@ -7,7 +7,7 @@ impl World {
         let starting: Vec<WorkerId> = self.workers.iter().filter(|(_, worker)| !worker.up).map(|(&id, _)| id).collect();
         let Some(at) = usize::from(which).checked_rem(starting.len()) else { return };
         self.workers.get_mut(&starting[at]).unwrap().up = true;
-        let ready = FromWorker::Ready { handlers: vec!["f".to_owned()], init: Duration::ZERO };
+        let ready = FromWorker::Ready { registered: super::registered(), init: Duration::ZERO };
         self.hand(Input::Worker(starting[at], ready));
     }
 
