@@ -21,6 +21,8 @@ pub struct Admitted {
     pub digest: Digest,
     /// The fence of the settle that parked it, when the message is a retry.
     pub resume: Option<Fence>,
+    /// What it is ordered by; `None`: the function has no order.
+    pub lane: Option<String>,
     /// It comes again, and would be refused by now: what it dies of when its claim is granted.
     pub doom: Option<Doom>,
     pub event: Event,
@@ -49,7 +51,13 @@ pub struct Refusal {
 }
 
 /// What has passed, and what it dies of once it is claimed, if it does.
-type Checked = (Event, Key, Digest, Option<Doom>);
+struct Checked {
+    event: Event,
+    key: Key,
+    digest: Digest,
+    lane: Option<String>,
+    doom: Option<Doom>,
+}
 
 /// The checks of one function.
 #[derive(Clone)]
@@ -81,9 +89,9 @@ impl Admission {
     /// The refusal, with the message in it.
     pub fn admit(&self, message: Message, redelivered: bool, now: Timestamp) -> Result<Admitted, Box<Refusal>> {
         match self.check(&message, redelivered, now) {
-            Ok((event, key, digest, doom)) => {
+            Ok(Checked { event, key, digest, lane, doom }) => {
                 let resume = requeue::resume_fence(&message);
-                Ok(Admitted { key, digest, resume, doom, event, message })
+                Ok(Admitted { key, digest, resume, lane, doom, event, message })
             }
             Err(Doom { reason, error }) => Err(Box::new(Refusal { reason, error, message })),
         }
@@ -113,6 +121,9 @@ impl Admission {
         found(self.check_depth(&event))?;
         found(self.check_schema(&event))?;
         found(self.check_age(&event, message, now))?;
+        let lane = self.lane(&event);
+        found(lane.as_ref().map(drop).map_err(Clone::clone))?;
+        let lane = lane.ok().flatten();
         // The key that its row has, whatever the manifest says by now; else the one that the manifest names.
         let key = match requeue::redriven_as(message).or_else(|| requeue::carried_key(message)) {
             Some(key) => key,
@@ -122,7 +133,7 @@ impl Admission {
             },
         };
         let digest = event.digest();
-        Ok((event, key, digest, doom))
+        Ok(Checked { event, key, digest, lane, doom })
     }
 
     fn check_size(&self, message: &Message) -> Result<(), Doom> {
@@ -178,6 +189,18 @@ impl Admission {
         }
         let text = format!("the event is {} s old, {} allows {} s", age_ms / 1000, self.function.name, max_ms / 1000);
         Err(Doom::new(Reason::TooOld, "TooOld", text))
+    }
+
+    fn lane(&self, event: &Event) -> Result<Option<String>, Doom> {
+        let Some(ordering) = &self.function.ordering else { return Ok(None) };
+        let pointer = &ordering.key;
+        match event.pointer(pointer) {
+            Some(text) => Ok(Some(text)),
+            None => {
+                let text = format!("the event has no text or whole number at {pointer}, which orders it");
+                Err(Doom::new(Reason::NoKey, "NoOrderingKey", text))
+            }
+        }
     }
 
     fn key(&self, event: &Event) -> Result<Key, String> {

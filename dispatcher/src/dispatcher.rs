@@ -37,6 +37,8 @@ use crate::{admin, report, usage};
 
 /// The most deliveries that one function may hold; RabbitMQ caps a quorum queue's prefetch at 2,000.
 const PREFETCH_MOST: u32 = 2_000;
+/// The least that a function with an order takes: so many events may wait for their turn without holding up other keys.
+const ORDERED_PREFETCH: u32 = 1_000;
 /// How long the nets have to write out what is under way when the functions have stopped.
 const NETS_LIMIT: Duration = Duration::from_secs(5);
 /// The period of the retention sweep, and the most rows that it deletes in one statement.
@@ -362,6 +364,7 @@ pub fn topology(prefix: &str, manifest: &Manifest) -> Topology {
         function: function.name.clone(),
         source: function.source.clone(),
         patterns: function.events.clone(),
+        ordered: function.ordering.is_some(),
     });
     Topology { prefix: prefix.to_owned(), functions: functions.collect() }
 }
@@ -373,6 +376,13 @@ fn prefetch(function: &Function, workers: u32, reserved: u32) -> u32 {
     let mut most = function.slots.saturating_mul(workers).min(reserved).saturating_mul(call);
     if let Some(rate) = function.rate {
         most = most.min(rate::prefetch(rate, function.timeout));
+    }
+    if let Some(total) = function.concurrency.total {
+        most = most.min(total.saturating_mul(2).saturating_mul(call));
+    }
+    if function.ordering.is_some() {
+        // Those that are not their key's turn are in hand too, and must not keep the others out.
+        most = most.max(ORDERED_PREFETCH);
     }
     most.clamp(1, PREFETCH_MOST)
 }

@@ -10,7 +10,7 @@ use weft_schemas::{
     Attempt, DeadLetter, DeadLetterId, Digest, Epoch, ErrorInfo, Fence, FunctionName, Key, Message, NodeName, Reason,
 };
 
-use crate::{Error, Usage};
+use crate::{Error, PermitAsk, Permits, Usage};
 
 /// Who claims: a node and its incarnation. Claims of an older incarnation of the same node are lapsed at once.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -103,6 +103,9 @@ pub enum Settlement {
     /// `waiting`, with the retry in the outbox, after a crash that a neighbour may be to blame for: a crash and a failed
     /// attempt to remember, and no attempt to count. The next has the same number.
     Spared { error: ErrorInfo, retry: OutboxMessage },
+    /// `waiting`, due in `due_in`, and nothing in the outbox: the broker still holds the event, and whoever has it asks
+    /// again then. Remembered as a failed attempt; `spared`: and not counted, as [`Self::Spared`].
+    Held { error: ErrorInfo, crashed: bool, spared: bool, due_in: Duration },
     /// `dead`, with the dead letter in the ledger and its copy for the dead-letter queue in the outbox. Remembered as a
     /// failed attempt (and as a crash, by its reason), unless `letter.attempts` is less than the claim's attempt: then
     /// the attempt was never started, and the invocation's attempts become those of the letter.
@@ -396,6 +399,12 @@ pub trait Ledger: Send + Sync {
     /// Buries messages that never became invocations, with their copies for the dead-letter queue. The same letter
     /// twice counts an arrival and sends no second copy.
     async fn bury(&self, letters: &[(DeadLetter, OutboxMessage)]) -> Result<(), Error>;
+
+    /// Tells what a dispatcher runs and wants of a function that has a bound over all dispatchers, and answers what it may.
+    /// The sum of what all hold that may still run something is never more than the bound, save what was running when the
+    /// bound was lowered. An owner without a live lease holds nothing. Unanswered, it holds what it had before or what it
+    /// asked for, and at least `keep`. May be repeated.
+    async fn permits(&self, owner: &Owner, function: &FunctionName, ask: PermitAsk) -> Result<Permits, Error>;
 
     /// Takes up to `limit` due rows, oldest first. Rows taken by another relay are skipped.
     async fn due(&self, limit: u32) -> Result<Box<dyn DueBatch>, Error>;

@@ -11,6 +11,7 @@ pub mod join;
 pub mod ledger;
 mod letter;
 mod open;
+mod permit;
 mod postgres;
 mod sqlite;
 pub mod state;
@@ -28,6 +29,7 @@ pub use ledger::{
     OutboxKind, OutboxMessage, Owner, Redrive, Redriven, Settle, Settled, Settlement, State, Verdict,
 };
 pub use open::open;
+pub use permit::{PERMIT_GRACE, PermitAsk, Permits};
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;
 pub use usage::{Usage, Used};

@@ -43,6 +43,7 @@ pub fn topology(patterns: &[&str]) -> Topology {
             function: name("work"),
             source: None,
             patterns: patterns.iter().map(|pattern| (*pattern).to_owned()).collect(),
+            ordered: false,
         }],
     }
 }
@@ -398,6 +399,7 @@ pub async fn a_topic_pattern_routes(place: &dyn Installation) {
         function: name(text),
         source: None,
         patterns: patterns.iter().map(|pattern| (*pattern).to_owned()).collect(),
+        ordered: false,
     };
     let topology = Topology {
         prefix: "weft".to_owned(),

@@ -29,6 +29,8 @@ pub struct FunctionQueue {
     pub source: Option<String>,
     /// Topic patterns.
     pub patterns: Vec<String>,
+    /// One consumer at a time gets what is in it, and the next one, when that is gone, what it had not acked first.
+    pub ordered: bool,
 }
 
 /// Every broker name of an installation, in one place.

@@ -11,12 +11,18 @@ impl Core {
 
     /// What keeps another attempt from starting, if not the lack of a slot.
     pub(super) fn held_back(&self, now: Now) -> Option<Throttle> {
-        if self.paced(now) == 0 { Some(Throttle::Rate) } else { None }
+        if self.permitted() == 0 {
+            Some(Throttle::Total)
+        } else if self.paced(now) == 0 {
+            Some(Throttle::Rate)
+        } else {
+            None
+        }
     }
 
     /// How many slots so many waiting invocations want: no worker starts for what may not.
     pub(super) fn startable(&self, waiting: usize, now: Now) -> u32 {
-        self.calls(u32::try_from(waiting).unwrap_or(u32::MAX).min(self.paced(now)))
+        self.calls(u32::try_from(waiting).unwrap_or(u32::MAX).min(self.paced(now))).min(self.permitted())
     }
 
     /// Sees to it that what is held back is looked at again.

@@ -19,16 +19,18 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tracing::Span;
-use weft_ledger::{Claim, ClaimRequest, OutboxMessage, Owner, Settle, Settled, Verdict};
+use weft_ledger::{Claim, ClaimRequest, OutboxMessage, Owner, PermitAsk, Permits, Settle, Settled, Verdict};
 use weft_schemas::frame::{InvocationId, Invoke};
 use weft_schemas::manifest::Function;
 use weft_schemas::{DeadLetter, ErrorInfo, Event, Fence, Key, Message, Reason};
 
+use super::ordering::Lane;
 use super::outage::Outage;
 use super::rate::Pace;
 use super::replies::{Posting, Waiting};
 use super::scaling::Scaling;
 use super::timer::Timer;
+use super::total::Held;
 use crate::admission::{Admission, Admitted};
 use crate::broker::{Counts, Delivery, DeliveryId, Names};
 use crate::link::{FromWorker, WorkerId};
@@ -74,6 +76,10 @@ pub(crate) enum Input {
         postings: Vec<Posting>,
         result: Result<(), weft_ledger::Error>,
     },
+    Permits {
+        owner: Owner,
+        result: Result<Permits, weft_ledger::Error>,
+    },
     Worker(WorkerId, FromWorker),
     /// What is at the broker behind the deliveries that are here; `None`: it cannot say.
     Behind(Option<Counts>),
@@ -98,6 +104,10 @@ pub(crate) enum Action {
     Settle(Vec<Settle>),
     Bury(Vec<Burial>),
     Post(Vec<Posting>),
+    Permits {
+        owner: Owner,
+        ask: PermitAsk,
+    },
     Ack(Vec<DeliveryId>),
     Requeue(Vec<DeliveryId>),
     StopConsuming,
@@ -308,6 +318,12 @@ pub(crate) struct Core {
     /// `None`: attempts start at any rate.
     pub(super) pace: Option<Pace>,
     pub(super) scaling: Scaling,
+    /// `None`: the function has no bound over all dispatchers.
+    pub(super) permits: Option<Held>,
+    /// By the ordering key; empty where the function has no order.
+    pub(super) lanes: HashMap<String, Lane>,
+    /// The newest generation of deliveries that was seen, where there are lanes.
+    pub(super) lanes_of: u64,
     /// The timer that is set for a batch that waits for more.
     pub(super) gather: Option<Instant>,
 
@@ -327,6 +343,7 @@ impl Core {
     ) -> Self {
         let pace = Pace::of(function.rate);
         let scaling = Scaling::new(&function);
+        let permits = Held::of(function.concurrency.total);
         Self {
             queue: Names::new(prefix).function(&function.name),
             names: Names::new(prefix),
@@ -362,6 +379,9 @@ impl Core {
             outage: None,
             pace,
             scaling,
+            permits,
+            lanes: HashMap::new(),
+            lanes_of: 0,
             gather: None,
             draining: false,
             deliveries_ended: false,
@@ -382,17 +402,19 @@ impl Core {
             Input::Settled { keys, result } => self.on_settled(keys, result, now),
             Input::Buried { burials, result } => self.on_buried(burials, result, now),
             Input::Posted { postings, result } => self.on_posted(postings, result, now),
+            Input::Permits { owner, result } => self.on_permits(&owner, result),
             Input::Worker(worker, from) => self.on_worker(worker, from, now),
             Input::Behind(counts) => self.on_behind(counts, now),
             Input::Broker(connected) => self.on_broker(connected),
             Input::Granted(workers) => self.on_granted(workers),
-            Input::Owner(owner) => self.on_owner(owner),
+            Input::Owner(owner) => self.on_owner(owner, now),
             Input::Tick => self.on_timers(now),
             Input::Drain => self.on_drain(now),
         }
         self.place(now);
         self.scale(now);
         self.ask_ledger(now);
+        self.ask_permits(now);
         self.check_stopped();
         self.stats.gauge(
             u32::try_from(self.running()).unwrap_or(u32::MAX),
@@ -463,12 +485,10 @@ impl Core {
         }
     }
 
-    /// Forgets an invocation, and lets rivals that waited for its end try.
+    /// Forgets an invocation, and lets those try that waited for its end: rivals, and the next of its lane.
     pub(super) fn forget(&mut self, key: &Key, now: Now) -> Vec<Waiting> {
         let Some(invocation) = self.invocations.remove(key) else { return Vec::new() };
-        for (delivery, admitted) in invocation.rivals {
-            self.accept(delivery, admitted, false, now);
-        }
+        self.leave_lane(&invocation.admitted, invocation.rivals, now);
         invocation.deliveries
     }
 

@@ -11,6 +11,8 @@
 //! 4. the worker is killed. What still ran in it is given back uncounted: nobody can tell whether it was slow itself, or
 //!    was kept from running by the one that blocks.
 //!
+//! Where nothing may run beside it (a bound over all dispatchers, an order), there is no mercy: 4 comes before 3.
+//!
 //! A retry of the guilty attempt is due after the kill and not before, so that it does not run beside itself.
 
 use std::time::{Duration, Instant};
@@ -63,7 +65,8 @@ impl Core {
         tracing::warn!(
             function = %self.function.name, worker = id.0, neighbours, "worker ignores the deadline, replaced"
         );
-        let kill_at = self.last_deadline(id).map_or(now.mono, |last| last.min(now.mono + MERCY));
+        let mercy = if self.is_strict() { Duration::ZERO } else { MERCY };
+        let kill_at = self.last_deadline(id).map_or(now.mono, |last| last.min(now.mono + mercy));
         if kill_at > now.mono {
             self.timers.push(Timer::new(kill_at, What::Mercy(id)));
         } else {

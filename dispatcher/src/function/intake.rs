@@ -18,13 +18,17 @@ use crate::spans;
 /// How long a key that another owner holds is left alone at most before the ledger is asked again.
 const BUSY_AT_MOST: Duration = Duration::from_secs(2);
 
+/// How long a retry that waits in hand is left alone at most: the database's clock may be set.
+const DEFERRED_AT_MOST: Duration = Duration::from_secs(30);
+
 impl Core {
     pub(super) fn on_delivered(&mut self, deliveries: Vec<Delivery>, now: Now) {
         if self.draining {
-            self.actions.push(Action::Requeue(deliveries.into_iter().map(|delivery| delivery.id).collect()));
+            self.hand_back(deliveries.into_iter().map(|delivery| delivery.id).collect());
             return;
         }
         for delivery in deliveries {
+            self.forget_stale(delivery.id.generation);
             self.stats.add(&self.stats.received);
             let redelivered = delivery.redelivered;
             match self.admission.admit(delivery.message, redelivered, now.wall) {
@@ -47,6 +51,7 @@ impl Core {
     }
 
     pub(super) fn accept(&mut self, delivery: DeliveryId, admitted: Admitted, redelivered: bool, now: Now) {
+        let Some(admitted) = self.in_turn(delivery, admitted, redelivered) else { return };
         let waiting = self.waiting(delivery, &admitted.message);
         let Some(known) = self.invocations.get_mut(&admitted.key) else {
             let span = spans::process(&self.queue, &self.function.name, &admitted);
@@ -238,6 +243,13 @@ impl Core {
                     }),
                 );
             }
+            // The retry is in hand, and this is it: nothing in the outbox brings it back.
+            Verdict::Deferred { due_in } if self.function.ordering.is_some() => {
+                *known += u64::from(fresh);
+                invocation.phase = Phase::Parked;
+                let wait = due_in.clamp(Duration::from_millis(1), DEFERRED_AT_MOST);
+                self.timers.push(Timer::new(now.mono + wait, What::Parked(key.clone())));
+            }
             Verdict::Deferred { due_in } => {
                 *known += u64::from(fresh);
                 let message = invocation.admitted.message.clone();
@@ -261,9 +273,7 @@ impl Core {
                 for delivery in invocation.deliveries {
                     self.mismatch(delivery, &invocation.admitted, now);
                 }
-                for (delivery, rival) in invocation.rivals {
-                    self.accept(delivery, rival, false, now);
-                }
+                self.leave_lane(&invocation.admitted, invocation.rivals, now);
             }
         }
     }

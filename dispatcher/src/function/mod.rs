@@ -1,7 +1,8 @@
 //! One function: from a delivery to its ack.
 //!
 //! [`task`] is the loop (select, handle, do); [`core`] the state it owns; [`intake`], [`placing`], [`scaling`], [`settling`], [`replies`], [`refused`],
-//! [`outage`], [`caps`], [`rate`], [`batch`], [`deadline`] and [`stopping`] the rules, with no I/O in them.
+//! [`outage`], [`caps`], [`rate`], [`total`], [`batch`], [`ordering`], [`deadline`] and [`stopping`] the rules, with no I/O
+//! in them.
 
 mod batch;
 mod caps;
@@ -10,6 +11,7 @@ mod deadline;
 mod intake;
 #[cfg(test)]
 mod model;
+mod ordering;
 mod outage;
 mod placing;
 pub(crate) mod rate;
@@ -22,6 +24,7 @@ pub(crate) mod task;
 #[cfg(test)]
 mod tests;
 mod timer;
+mod total;
 
 /// The most events in one statement of the ledger.
 pub(crate) const BATCH: usize = 256;

@@ -9,6 +9,7 @@
 //! - whatever is not settled has a message in the outbox, in the queue or in somebody's hand that brings it back;
 //! - no two attempts of one key run at once, and none on a claim of a lease that is lost;
 //! - a key and epoch have one effect at most;
+//! - in the world with an order, no attempt starts before every event that came before it in its lane has ended;
 //! - the loop asks one statement of each kind at a time, does not spin, settles no delivery twice, and does nothing
 //!   after it has stopped.
 //!
@@ -193,6 +194,17 @@ proptest! {
         history in prop::collection::vec(stretch(), 1..100),
     ) {
         let mut world = World::new();
+        for step in history.into_iter().flatten() {
+            world.take(step);
+        }
+        world.heal();
+    }
+
+    #[test]
+    fn whatever_happens_no_event_runs_before_those_of_its_key_that_came_earlier_have_ended(
+        history in prop::collection::vec(stretch(), 1..100),
+    ) {
+        let mut world = World::ordered();
         for step in history.into_iter().flatten() {
             world.take(step);
         }

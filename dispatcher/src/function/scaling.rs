@@ -429,6 +429,11 @@ impl Core {
         self.scaling.memory.arrived(now.mono, count(deliveries));
     }
 
+    /// Deliveries were dropped that the broker has taken back.
+    pub(super) fn let_go_of(&mut self, deliveries: usize) {
+        self.scaling.held = self.scaling.held.saturating_sub(deliveries);
+    }
+
     fn look_again(&mut self, at: Instant) {
         if self.scaling.armed.is_none_or(|armed| at < armed) {
             self.scaling.armed = Some(at);

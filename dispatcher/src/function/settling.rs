@@ -75,11 +75,24 @@ impl Core {
             }
             Next::Again { after, error, crashed } => {
                 let retry = self.park(invocation, claim, after, &error);
-                self.settle(key, claim, Settlement::Waiting { error, crashed, retry }, AfterSettle::Ack);
+                let (to, then) = match self.is_ordered() {
+                    true => {
+                        (Settlement::Held { error, crashed, spared: false, due_in: after }, AfterSettle::Wait(after))
+                    }
+                    false => (Settlement::Waiting { error, crashed, retry }, AfterSettle::Ack),
+                };
+                self.settle(key, claim, to, then);
             }
             Next::Spare { after, error } => {
                 let retry = self.park(invocation, claim, after, &error);
-                self.settle(key, claim, Settlement::Spared { error, retry }, AfterSettle::Ack);
+                let (to, then) = match self.is_ordered() {
+                    true => {
+                        let held = Settlement::Held { error, crashed: true, spared: true, due_in: after };
+                        (held, AfterSettle::Wait(after))
+                    }
+                    false => (Settlement::Spared { error, retry }, AfterSettle::Ack),
+                };
+                self.settle(key, claim, to, then);
             }
             Next::Wait { after, .. } => self.settle(key, claim, Settlement::Released, AfterSettle::Wait(after)),
             Next::Dead { reason, error } => self.give_up(key, claim, reason, error, now),
@@ -207,7 +220,14 @@ impl Core {
                     wake |= wakes;
                 }
                 (Settled::Done, AfterSettle::Release) => self.ask_again(&key, now),
-                (Settled::Done, &AfterSettle::Wait(after)) => self.wait_out(&key, after, now),
+                (Settled::Done, &AfterSettle::Wait(after)) => {
+                    self.count(&settle.to);
+                    let held = matches!(settle.to, Settlement::Held { .. }).then_some(settle.fence);
+                    if let Some(invocation) = self.invocations.get_mut(&key) {
+                        invocation.admitted.resume = invocation.admitted.resume.max(held);
+                    }
+                    self.wait_out(&key, after, now);
+                }
                 (Settled::AuthorityLost, _) => {
                     tracing::debug!(function = %self.function.name, %key, "late settle refused");
                     late += 1;
@@ -255,7 +275,9 @@ impl Core {
                 });
                 (acks, true)
             }
-            Settlement::Released => (self.ack_covered(key, now).into_iter().map(|waiting| waiting.id).collect(), false),
+            Settlement::Held { .. } | Settlement::Released => {
+                (self.ack_covered(key, now).into_iter().map(|waiting| waiting.id).collect(), false)
+            }
         }
     }
 
@@ -273,7 +295,9 @@ impl Core {
     fn count(&self, settlement: &Settlement) {
         match settlement {
             Settlement::Succeeded { .. } => self.stats.add(&self.stats.succeeded),
-            Settlement::Waiting { .. } | Settlement::Spared { .. } => self.stats.add(&self.stats.retries),
+            Settlement::Waiting { .. } | Settlement::Spared { .. } | Settlement::Held { .. } => {
+                self.stats.add(&self.stats.retries);
+            }
             Settlement::Dead { letter, .. } => self.stats.died(letter.reason),
             Settlement::Released => {}
         }
@@ -283,7 +307,7 @@ impl Core {
     pub(super) fn ask_again(&mut self, key: &Key, now: Now) {
         if self.draining {
             let deliveries = self.forget(key, now);
-            self.actions.push(Action::Requeue(deliveries.into_iter().map(|waiting| waiting.id).collect()));
+            self.hand_back(deliveries.into_iter().map(|waiting| waiting.id).collect());
         } else {
             self.claim_again(key);
         }

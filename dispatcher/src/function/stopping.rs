@@ -18,6 +18,7 @@ impl Core {
                         self.claim_again(&key);
                     }
                 }
+                What::Permits => self.look_at_permits(now),
                 What::Overdue(worker, invocation) => self.overdue(worker, invocation, now),
                 What::Mercy(worker) => self.kill_condemned(worker),
                 What::Scale => self.scale_timer(),
@@ -30,7 +31,7 @@ impl Core {
     }
 
     /// Without a lease nothing may run: what runs is cancelled before anybody else may take it over, and asks anew.
-    pub(super) fn on_owner(&mut self, owner: Option<Owner>) {
+    pub(super) fn on_owner(&mut self, owner: Option<Owner>, now: Now) {
         let lost = self.owner.is_some() && owner != self.owner;
         self.owner = owner;
         if !lost {
@@ -47,6 +48,7 @@ impl Core {
                 self.actions.push(Action::Cancel(run.worker, run.id));
             }
         }
+        self.lose_permits(now);
         tracing::warn!(function = %self.function.name, running, "lease lost, runs cancelled");
     }
 
@@ -55,7 +57,13 @@ impl Core {
             return;
         }
         self.draining = true;
-        self.actions.push(Action::StopConsuming);
+        if self.is_ordered() {
+            // Cancelled, the consumer would leave the lanes to another dispatcher before what runs here has ended.
+            self.deliveries_ended = true;
+            self.lanes.clear();
+        } else {
+            self.actions.push(Action::StopConsuming);
+        }
         self.timers.push(Timer::new(now.mono + self.bounds.drain, What::Drain));
         self.hand_back_unclaimed();
         for key in self.take_unplaced() {
@@ -85,9 +93,7 @@ impl Core {
                 deliveries.extend(invocation.rivals.into_iter().map(|(delivery, _)| delivery));
             }
         }
-        if !deliveries.is_empty() {
-            self.actions.push(Action::Requeue(deliveries));
-        }
+        self.hand_back(deliveries);
     }
 
     fn send_idle_home(&mut self) {
@@ -119,7 +125,8 @@ impl Core {
             self.hand_back_unclaimed();
         }
         self.send_idle_home();
-        let asked = self.burying || self.posting || self.settling || self.claiming;
+        let permits = self.owner.is_some() && self.permits.as_ref().is_some_and(|permits| !permits.is_quiet());
+        let asked = permits || self.burying || self.posting || self.settling || self.claiming;
         let quiet = self.invocations.is_empty()
             && self.to_bury.is_empty()
             && self.refused_burials.is_empty()

@@ -199,6 +199,13 @@ impl Hands {
                     Input::Posted { postings, result }
                 });
             }
+            Action::Permits { owner, ask } => {
+                let (ledger, function) = (Arc::clone(&self.ledger), Arc::clone(&self.function));
+                self.answers.spawn(async move {
+                    let result = ledger.permits(&owner, &function.name, ask).await;
+                    Input::Permits { owner, result }
+                });
+            }
             Action::Ack(ids) => self.acks.ack(ids),
             Action::Requeue(ids) => self.acks.requeue(ids),
             Action::StopConsuming => self.acks.stop(),

@@ -39,6 +39,8 @@ pub(super) enum What {
     Pace,
     /// A batch has waited long enough for more events.
     Batch,
+    /// Permits are to be asked for, or given back.
+    Permits,
     /// A drain has waited long enough.
     Drain,
 }

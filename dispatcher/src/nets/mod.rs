@@ -334,6 +334,8 @@ impl Nets {
                 let settle = Settle { key: admitted.key.clone(), fence: claim.fence, to };
                 Next::Go(Step::Settle(Box::new(case.again()), Box::new(settle)))
             }
+            // Its retry waits with the broker's other copy, in its lane; this one may yet be the last.
+            Verdict::Deferred { due_in } if admitted.lane.is_some() => Next::Later(due_in),
             // It succeeded, its retry is in the outbox, or its dead letter is there: this copy is superfluous.
             Verdict::Replay { .. } | Verdict::Deferred { .. } | Verdict::Dead => Next::Known(None),
             Verdict::Busy { retry_in } => Next::Later(retry_in),

@@ -61,7 +61,7 @@ fn work() -> FunctionName {
 }
 
 fn topology() -> Topology {
-    let function = FunctionQueue { function: work(), source: None, patterns: vec!["orders.*".into()] };
+    let function = FunctionQueue { function: work(), source: None, patterns: vec!["orders.*".into()], ordered: false };
     Topology { prefix: "weft".into(), functions: vec![function] }
 }
 

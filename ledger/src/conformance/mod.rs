@@ -14,6 +14,7 @@ pub mod letters;
 pub mod model;
 pub mod nodes;
 pub mod outbox;
+pub mod permits;
 pub mod settles;
 pub mod tables;
 pub mod usage;
@@ -220,11 +221,15 @@ macro_rules! conformance_tests {
                 a_claim_whose_answer_was_lost_is_taken_back, verdicts_come_in_the_order_of_the_requests;
             settles: case_21_a_mixed_batch_settles_with_its_outbox_and_refuses_the_stale, settling_twice_is_refused,
                 a_release_costs_no_attempt, case_13_the_same_owner_cannot_settle_with_its_older_fence,
-                case_12_nothing_late_touches_a_successors_success, a_crash_is_counted, a_thousand_settle_at_once,
+                case_12_nothing_late_touches_a_successors_success, a_crash_is_counted, what_is_held_waits_without_a_message_and_counts_its_attempt, a_thousand_settle_at_once,
                 racing_settles_of_one_claim_have_one_winner;
             outbox: due_messages_come_oldest_first_and_whole, messages_not_due_stay, posted_messages_leave_when_due,
                 two_relays_never_hold_the_same_message, a_dropped_batch_gives_its_messages_back,
                 a_failed_publish_is_counted_and_put_off, the_next_due_time_is_known;
+            permits: permits_are_given_up_to_the_bound_and_taken_back,
+                the_sum_of_permits_is_never_more_than_the_bound, permits_of_a_vanished_node_are_free_after_its_lease,
+                permits_of_a_predecessor_are_free_soon_after_its_successor_began,
+                an_owner_without_a_live_lease_gets_no_permit, racing_dispatchers_never_hold_more_than_the_bound;
             dead: burying_twice_counts_and_sends_one_copy, one_batch_may_bury_the_same_letter_twice,
                 case_24_two_quick_redrives_are_one, case_24_a_redriven_invocation_starts_afresh, a_letter_can_die_again_after_a_redrive,
                 an_unknown_letter_is_not_found, a_refused_message_is_redriven_by_the_outbox_alone,

@@ -178,3 +178,30 @@ pub async fn racing_settles_of_one_claim_have_one_winner(subject: &Subject) {
     assert_eq!(sent.len(), 1);
     assert_eq!(subject.record("k").await.unwrap().result.as_ref(), Some(&sent[0].1));
 }
+
+pub async fn what_is_held_waits_without_a_message_and_counts_its_attempt(subject: &Subject) {
+    let session = subject.enter("a").await;
+    let claim = subject.run(&*session, "k", "x").await;
+    let held = Settlement::Held { error: failure(), crashed: true, spared: false, due_in: HOUR };
+    assert_eq!(subject.settle("k", claim.fence, held).await, Settled::Done);
+    assert!(subject.drain().await.is_empty());
+    let record = subject.record("k").await.unwrap();
+    assert_eq!((record.state, record.failures.len()), (State::Waiting, 1), "{record:?}");
+    assert!(matches!(subject.claim(&*session, "k", "x").await, Verdict::Deferred { .. }));
+
+    // Whoever has it in hand may go by his own clock.
+    let resumed = ClaimRequest { resume: Some(claim.fence), ..request("k", "x") };
+    let again = granted(subject.claim_all(&*session, &[resumed]).await.remove(0));
+    assert_eq!((again.attempt, again.crashes), (Attempt(2), 1));
+    let held = Settlement::Held { error: failure(), crashed: false, spared: false, due_in: HOUR };
+    assert_eq!(subject.settle("k", claim.fence, held.clone()).await, Settled::AuthorityLost);
+    assert_eq!(subject.settle("k", again.fence, held).await, Settled::Done);
+    subject.ledger.advance(HOUR).await.unwrap();
+    assert!(session.renew().await.unwrap());
+    let third = subject.run(&*session, "k", "x").await;
+    assert_eq!(third.attempt, Attempt(3));
+    let spared = Settlement::Held { error: failure(), crashed: true, spared: true, due_in: Duration::ZERO };
+    assert_eq!(subject.settle("k", third.fence, spared).await, Settled::Done);
+    let again = subject.run(&*session, "k", "x").await;
+    assert_eq!((again.attempt, again.crashes), (Attempt(3), 2), "a crash that a neighbour may be to blame for");
+}

@@ -78,6 +78,25 @@ impl Queues {
         transaction.commit().await.map_err(&failed)
     }
 
+    /// Says whether a queue's messages have an order; `false` when it holds messages that came in while that was not so.
+    /// The queue has to be declared. Safe to repeat.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn order(&self, queue: &str, ordered: bool) -> Result<bool, Error> {
+        let failed = self.map("declare queues");
+        let done = sqlx::query(
+            "UPDATE queue SET ordered = ?2
+             WHERE name = ?1 AND (ordered = ?2 OR NOT EXISTS (SELECT 1 FROM message WHERE queue = ?1))",
+        )
+        .bind(queue)
+        .bind(ordered)
+        .execute(&mut *self.file.writer().await)
+        .await
+        .map_err(&failed)?;
+        Ok(done.rows_affected() > 0)
+    }
+
     /// Names the queue that takes what `exchange` routes nowhere, and declares it. Safe to repeat.
     ///
     /// # Errors

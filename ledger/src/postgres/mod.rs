@@ -17,6 +17,7 @@ mod locked;
 mod migrate;
 mod node;
 mod outbox;
+mod permit;
 mod redrive;
 mod settle;
 mod sweep;
@@ -36,8 +37,8 @@ use weft_schemas::{DeadLetter, DeadLetterId, FunctionName, NodeName};
 use crate::verdict::Doubts;
 use crate::{
     Audit, ClaimRequest, ClosedSince, DeadLetterGroup, DeadLetterQuery, DeadLetterRecord, DueBatch, Error,
-    InvocationQuery, InvocationRecord, Ledger, NodeSession, OutboxMessage, Owner, Redrive, Redriven, Settle, Settled,
-    State, Usage, Verdict,
+    InvocationQuery, InvocationRecord, Ledger, NodeSession, OutboxMessage, Owner, PermitAsk, Permits, Redrive, Redriven,
+    Settle, Settled, State, Usage, Verdict,
 };
 
 pub(crate) use connect::{ACQUIRE, options, pool, preflight, redacted};
@@ -102,6 +103,10 @@ impl Ledger for Postgres {
 
     async fn bury(&self, letters: &[(DeadLetter, OutboxMessage)]) -> Result<(), Error> {
         self.within(HOT, self.bury_batch(letters)).await
+    }
+
+    async fn permits(&self, owner: &Owner, function: &FunctionName, ask: PermitAsk) -> Result<Permits, Error> {
+        self.within(HOT, self.take_permits(owner, function, ask)).await
     }
 
     async fn due(&self, limit: u32) -> Result<Box<dyn DueBatch>, Error> {

@@ -34,10 +34,11 @@ impl Postgres {
         };
         let mut connection = connection;
         let incarnation: i64 = sqlx::query_scalar(
-            "INSERT INTO weft.node AS n (id, incarnation, lease_until, seen_at)
-             VALUES ($1, 1, clock_timestamp() + $2 * interval '1 microsecond', clock_timestamp())
+            "INSERT INTO weft.node AS n (id, incarnation, lease_until, seen_at, entered_at)
+             VALUES ($1, 1, clock_timestamp() + $2 * interval '1 microsecond', clock_timestamp(), clock_timestamp())
              ON CONFLICT (id) DO UPDATE SET
-                 incarnation = n.incarnation + 1, lease_until = excluded.lease_until, seen_at = excluded.seen_at
+                 incarnation = n.incarnation + 1, lease_until = excluded.lease_until, seen_at = excluded.seen_at,
+                 entered_at = excluded.entered_at
              RETURNING incarnation",
         )
         .bind(node.as_str())

@@ -157,6 +157,10 @@ impl<'a> Columns<'a> {
                 self.outbox.push(n, Some(key), retry)?;
                 "spared"
             }
+            Settlement::Held { error: failure, crashed, spared, due_in } => {
+                (error, crash, due) = (Some(failure), *crashed || *spared, Some(micros(*due_in)));
+                if *spared { "spared" } else { "waiting" }
+            }
             Settlement::Dead { letter, copy } => {
                 (error, crash) = (Some(&letter.error), letter.reason == Reason::Crashed);
                 attempts = Some(i32::try_from(letter.attempts.0).unwrap_or(i32::MAX));

@@ -17,7 +17,9 @@ use crate::conformance::Testable;
 impl Testable for Postgres {
     async fn advance(&self, by: Duration) -> Result<(), Error> {
         for statement in [
-            "UPDATE weft.node SET lease_until = lease_until - $1 * interval '1 microsecond'",
+            "UPDATE weft.node SET
+                 lease_until = lease_until - $1 * interval '1 microsecond',
+                 entered_at = entered_at - $1 * interval '1 microsecond'",
             "UPDATE weft.outbox SET
                  due_at = due_at - $1 * interval '1 microsecond',
                  failing_since = failing_since - $1 * interval '1 microsecond'",

@@ -7,11 +7,12 @@ use crate::Error;
 use crate::letter::{read_out, whose};
 
 /// Every migration, oldest first. A released one is never edited.
-const MIGRATIONS: [(i64, &str); 4] = [
+const MIGRATIONS: [(i64, &str); 5] = [
     (1, include_str!("../../migrations/sqlite/0001_ledger.sql")),
     (2, include_str!("../../migrations/sqlite/0002_failures.sql")),
     (3, include_str!("../../migrations/sqlite/0003_closed.sql")),
     (4, include_str!("../../migrations/sqlite/0004_usage.sql")),
+    (5, include_str!("../../migrations/sqlite/0005_permits.sql")),
 ];
 
 /// The version that this program knows. Kept in the file's `user_version`.

@@ -13,6 +13,7 @@ mod inspect;
 mod migrate;
 mod node;
 mod outbox;
+mod permit;
 mod redrive;
 mod settle;
 mod sweep;
@@ -34,8 +35,8 @@ use weft_schemas::{DeadLetter, DeadLetterId, FunctionName, NodeName};
 use crate::verdict::Doubts;
 use crate::{
     Audit, ClaimRequest, ClosedSince, DeadLetterGroup, DeadLetterQuery, DeadLetterRecord, DueBatch, Error,
-    InvocationQuery, InvocationRecord, Ledger, NodeSession, OutboxMessage, Owner, Redrive, Redriven, Settle, Settled,
-    State, Usage, Verdict,
+    InvocationQuery, InvocationRecord, Ledger, NodeSession, OutboxMessage, Owner, PermitAsk, Permits, Redrive, Redriven,
+    Settle, Settled, State, Usage, Verdict,
 };
 
 pub(crate) use connect::{BUSY, File, map, now, options, path_of};
@@ -91,6 +92,10 @@ impl Ledger for Sqlite {
 
     async fn bury(&self, letters: &[(DeadLetter, OutboxMessage)]) -> Result<(), Error> {
         self.bury_batch(letters).await
+    }
+
+    async fn permits(&self, owner: &Owner, function: &FunctionName, ask: PermitAsk) -> Result<Permits, Error> {
+        self.take_permits(owner, function, ask).await
     }
 
     async fn due(&self, limit: u32) -> Result<Box<dyn DueBatch>, Error> {

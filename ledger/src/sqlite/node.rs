@@ -55,9 +55,10 @@ impl Sqlite {
         }
         let at = now();
         let incarnation: i64 = sqlx::query_scalar(
-            "INSERT INTO node (id, incarnation, lease_until, seen_at) VALUES ($1, 1, $2, $3)
+            "INSERT INTO node (id, incarnation, lease_until, seen_at, entered_at) VALUES ($1, 1, $2, $3, $3)
              ON CONFLICT (id) DO UPDATE SET
-                 incarnation = incarnation + 1, lease_until = excluded.lease_until, seen_at = excluded.seen_at
+                 incarnation = incarnation + 1, lease_until = excluded.lease_until, seen_at = excluded.seen_at,
+                 entered_at = excluded.entered_at
              RETURNING incarnation",
         )
         .bind(node.as_str())

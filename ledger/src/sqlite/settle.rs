@@ -74,7 +74,7 @@ impl<'a> Row<'a> {
             Settlement::Succeeded { outbox, .. } => (outbox, None),
             Settlement::Waiting { retry, .. } | Settlement::Spared { retry, .. } => (std::slice::from_ref(retry), None),
             Settlement::Dead { letter, copy } => (std::slice::from_ref(copy), Some((letter.as_ref(), encode(letter)?))),
-            Settlement::Released => (&[], None),
+            Settlement::Held { .. } | Settlement::Released => (&[], None),
         };
         let outbox = messages.iter().map(|message| Ok((message, encode(&message.message)?)));
         Ok(Self { settle, outbox: outbox.collect::<Result<_, Error>>()?, letter })
@@ -96,6 +96,10 @@ impl<'a> Row<'a> {
             Settlement::Spared { error: failure, retry } => {
                 (error, crashed, due) = (Some(failure), true, Some(at + micros(retry.due_in)));
                 "spared"
+            }
+            Settlement::Held { error: failure, crashed: crash, spared, due_in } => {
+                (error, crashed, due) = (Some(failure), *crash || *spared, Some(at + micros(*due_in)));
+                if *spared { "spared" } else { "waiting" }
             }
             Settlement::Dead { letter, .. } => {
                 (error, crashed) = (Some(&letter.error), letter.reason == Reason::Crashed);
@@ -145,7 +149,7 @@ impl<'a> Row<'a> {
             Settlement::Waiting { .. } | Settlement::Spared { .. } | Settlement::Dead { .. } => {
                 Some((function, Some(&self.settle.key)))
             }
-            Settlement::Succeeded { .. } | Settlement::Released => None,
+            Settlement::Succeeded { .. } | Settlement::Held { .. } | Settlement::Released => None,
         };
         post(connection, at, whose, &self.outbox).await?;
         Ok(true)

@@ -17,7 +17,7 @@ impl Testable for Sqlite {
     async fn advance(&self, by: Duration) -> Result<(), Error> {
         let mut writer = self.file.writer().await;
         for statement in [
-            "UPDATE node SET lease_until = lease_until - ?1",
+            "UPDATE node SET lease_until = lease_until - ?1, entered_at = entered_at - ?1",
             "UPDATE outbox SET due_at = due_at - ?1, failing_since = failing_since - ?1",
             "UPDATE invocation SET due_at = due_at - ?1, expires_at = expires_at - ?1,
                  first_seen_at = first_seen_at - ?1, updated_at = updated_at - ?1",

@@ -52,6 +52,7 @@ fn function(name: &str, source: Option<&str>) -> FunctionQueue {
         function: FunctionName::new(name).unwrap(),
         source: source.map(str::to_owned),
         patterns: vec!["#".to_owned()],
+        ordered: false,
     }
 }
 

@@ -6,7 +6,9 @@
 mod broker_faults;
 mod broker_rabbitmq;
 mod caps_batch;
+mod caps_ordering;
 mod caps_rate;
+mod caps_total;
 mod cases;
 mod cases_broker;
 mod cases_crash;

@@ -6,6 +6,7 @@
 //! | `<p>.unrouted` | fanout exchange and quorum queue | delivery limit out of reach |
 //! | `<p>.crashed` | fanout exchange and quorum queue | delivery limit out of reach |
 //! | `<p>.fn.<function>` | quorum queue | delivery limit 50, at-least-once dead-lettering to `<p>.crashed`, 1,000,000 messages, reject-publish |
+//! | 〃, with `ordering` | 〃 | a single active consumer, delivery limit 1,000 |
 //! | `<p>.dlq.<function>`, `<p>.dlq.unrouted` | quorum queue | delivery limit out of reach |
 //!
 //! Everything is durable, and no argument depends on the broker's version, so that an upgrade finds what it expects.
@@ -29,6 +30,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// How often the broker hands a message out before it goes to the crash net. Only a net: attempts are counted in the
 /// ledger, and every return at a drain counts here too.
 const DELIVERY_LIMIT: i32 = 50;
+/// Where events have an order what waits for its turn is not acked, and goes back with each channel that closes: also
+/// with those that the broker closes because a delivery is half an hour old.
+const ORDERED_DELIVERY_LIMIT: i32 = 1_000;
 /// The broker's default from 4.0 on is 20, and it drops what has no dead-letter exchange; "no limit" is not accepted
 /// as an argument by 3.10.
 const NO_DELIVERY_LIMIT: i32 = 2_000_000_000;
@@ -111,7 +115,7 @@ async fn declare_on(channel: &Channel, topology: &Topology) -> Result<(), Broker
     for function in &topology.functions {
         let name = names.function(&function.function);
         queue(channel, &names.dlq(&function.function), keep()).await?;
-        queue(channel, &name, work(&crashed)).await?;
+        queue(channel, &name, work(&crashed, function.ordered)).await?;
         let source = match &function.source {
             Some(source) => {
                 must_exist(channel, source, function.function.as_str()).await?;
@@ -127,16 +131,21 @@ async fn declare_on(channel: &Channel, topology: &Topology) -> Result<(), Broker
 }
 
 /// The arguments of a function's queue.
-fn work(crashed: &str) -> FieldTable {
-    table([
+fn work(crashed: &str, ordered: bool) -> FieldTable {
+    let limit = if ordered { ORDERED_DELIVERY_LIMIT } else { DELIVERY_LIMIT };
+    let mut arguments = table([
         ("x-queue-type", text("quorum")),
-        ("x-delivery-limit", AMQPValue::LongInt(DELIVERY_LIMIT)),
+        ("x-delivery-limit", AMQPValue::LongInt(limit)),
         ("x-dead-letter-exchange", text(crashed)),
         // Both of the next are what at-least-once needs; without reject-publish the broker quietly falls back.
         ("x-dead-letter-strategy", text("at-least-once")),
         ("x-overflow", text("reject-publish")),
         ("x-max-length", AMQPValue::LongInt(MAX_LENGTH)),
-    ])
+    ]);
+    if ordered {
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    }
+    arguments
 }
 
 /// The arguments of a queue that keeps what it has until someone takes it.
@@ -214,7 +223,9 @@ fn explain(what: &str, error: lapin::Error) -> BrokerError {
         406 => BrokerError::Mismatch {
             what: what.to_owned(),
             detail: told.get_message().as_str().trim_start_matches("PRECONDITION_FAILED - ").to_owned(),
-            hint: "empty and delete it so that it is made anew, or choose another prefix".to_owned(),
+            hint: "empty and delete it so that it is made anew (a function's queue is another one with ordering than \
+                   without), or choose another prefix"
+                .to_owned(),
         },
         _ => protocol(&format!("declare {what}"), error),
     }

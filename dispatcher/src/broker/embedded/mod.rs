@@ -202,6 +202,16 @@ impl Broker for Embedded {
             source: Box::new(error),
         };
         self.hub.heed(self.hub.queues.declare(&bindings).await).map_err(refused)?;
+        for function in &topology.functions {
+            let queue = names.function(&function.function);
+            if !self.hub.heed(self.hub.queues.order(&queue, function.ordered).await).map_err(refused)? {
+                return Err(BrokerError::Mismatch {
+                    what: format!("queue {queue}"),
+                    detail: "what lies in it came with another setting of the function's ordering".to_owned(),
+                    hint: "let it run empty with the ordering that it had, or choose another prefix".to_owned(),
+                });
+            }
+        }
         self.hub.heed(self.hub.queues.declare_alternate(&events, &unrouted).await).map_err(refused)
     }
 

@@ -186,6 +186,12 @@ impl Books {
                 row.due_ms = now_ms + millis(retry.due_in);
                 self.post(retry);
             }
+            Settlement::Held { crashed, spared, due_in, .. } => {
+                row.state = State::Waiting;
+                row.attempt = row.attempt.saturating_sub(u32::from(*spared));
+                row.crashes += u32::from(*crashed);
+                row.due_ms = now_ms + millis(*due_in);
+            }
             Settlement::Dead { letter, .. } => {
                 row.state = State::Dead;
                 self.letters.insert(letter.id.clone(), (letter.as_ref().clone(), true));

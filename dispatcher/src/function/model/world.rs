@@ -100,6 +100,10 @@ pub struct World {
     wished: bool,
     granted: u32,
     node: u32,
+    /// The function's events have an order, and the queue a single active consumer.
+    ordered: bool,
+    /// What was published to each lane, in order.
+    arrived: BTreeMap<u8, Vec<Key>>,
 }
 
 fn core(function: &Arc<Function>, admission: &Admission) -> Core {
@@ -118,9 +122,19 @@ fn core(function: &Arc<Function>, admission: &Admission) -> Core {
 }
 
 fn message(key: u8, payload: bool) -> Message {
-    let data = serde_json::json!({ "k": format!("k{key}"), "p": payload }).to_string();
+    let data = serde_json::json!({ "k": format!("k{key}"), "p": payload });
+    event(&format!("{key}-{payload}"), &data)
+}
+
+/// The `n`th event of a lane, each with a key of its own.
+fn in_lane(lane: u8, n: usize) -> Message {
+    let name = format!("k{lane}-{n}");
+    event(&name, &serde_json::json!({ "k": name, "l": lane }))
+}
+
+fn event(id: &str, data: &serde_json::Value) -> Message {
     let event = Event {
-        id: format!("{key}-{payload}"),
+        id: id.to_owned(),
         source: "/t".to_owned(),
         kind: "e".to_owned(),
         subject: None,
@@ -128,7 +142,7 @@ fn message(key: u8, payload: bool) -> Message {
         datacontenttype: Some("application/json".to_owned()),
         dataschema: None,
         extensions: BTreeMap::new(),
-        data: Bytes::from(data),
+        data: Bytes::from(data.to_string()),
     };
     event.to_message("weft.events", "e")
 }
@@ -143,9 +157,22 @@ fn error() -> ErrorInfo {
 
 impl World {
     pub fn new() -> Self {
+        Self::make(false)
+    }
+
+    /// Events have an order, and nobody else takes them while we do.
+    pub fn ordered() -> Self {
+        Self::make(true)
+    }
+
+    fn manifest(ordered: bool) -> String {
         let text = "[functions.f]\ncommand = [\"./f\"]\nevents = [\"e\"]\nslots = 2\nkeep_alive = \"1s\"\n\
                     idempotency = { key = \"/data/k\" }\nretry = { attempts = 4 }\n";
-        let manifest = Manifest::parse(text, Path::new("/")).unwrap();
+        format!("{text}{}", if ordered { "ordering = { key = \"/data/l\" }\n" } else { "" })
+    }
+
+    fn make(ordered: bool) -> Self {
+        let manifest = Manifest::parse(&Self::manifest(ordered), Path::new("/")).unwrap();
         let function = Arc::new(manifest.functions.values().next().unwrap().clone());
         let admission = Admission::new(Arc::clone(&function)).unwrap();
         // One of the two payloads is too large for it.
@@ -177,6 +204,8 @@ impl World {
             wished: false,
             granted: 0,
             node: 2,
+            ordered,
+            arrived: BTreeMap::new(),
         };
         world.own();
         world
@@ -230,6 +259,7 @@ impl World {
             Action::Bury(burials) => self.ask(Ask::Bury(burials)),
             Action::Ack(ids) => ids.into_iter().for_each(|id| self.ack(id)),
             Action::Requeue(ids) => {
+                assert!(!self.ordered, "handed back out of its turn");
                 for id in ids {
                     if let Some(held) = self.let_go(id) {
                         self.queue.push_back((held.message, true));
@@ -247,6 +277,7 @@ impl World {
                     worker.running.iter().any(|(run, running)| running.key == invoke.key && !self.given_up(*id, *run))
                 });
                 assert!(!beside, "{} runs twice at once", invoke.key);
+                self.is_its_turn(&invoke.key);
                 assert!(!self.core.workers[&id].condemned, "{id:?} is condemned and gets work");
                 let granted = self.books.granted.get(&(invoke.key.clone(), invoke.fence.0)).copied();
                 assert!(granted.is_some() && granted == self.owner, "{} runs on a claim of a lost lease", invoke.key);
@@ -283,14 +314,54 @@ impl World {
                 assert!(!self.looking, "asked twice before an answer");
                 self.looking = true;
             }
-            Action::StopConsuming | Action::WorkerGone(_) | Action::WakeRelay | Action::ForwardSpans(_) => {}
+            Action::StopConsuming => assert!(!self.ordered, "the lanes are left to others before they have ended"),
+            Action::WorkerGone(_) | Action::WakeRelay | Action::ForwardSpans(_) => {}
             Action::Post(_) => panic!("nobody asks for an answer here"),
+            Action::Permits { .. } => panic!("the function has no bound over all dispatchers"),
             Action::Stopped => {
+                if self.ordered {
+                    // The channel closes.
+                    self.reconnect();
+                }
                 assert!(self.held.is_empty(), "stopped with deliveries in hand");
                 assert!(self.pending.is_empty() && self.workers.is_empty(), "stopped in the middle of something");
                 self.stopped = true;
             }
         }
+    }
+
+    /// Whatever came before it in its lane has ended.
+    fn is_its_turn(&self, key: &Key) {
+        for lane in self.arrived.values() {
+            let before = lane.iter().take_while(|before| *before != key).filter(|_| lane.contains(key));
+            for earlier in before {
+                let state = self.books.rows.get(earlier).map(|row| row.state);
+                let ended = matches!(state, Some(State::Succeeded | State::Dead));
+                assert!(ended, "{key} runs before {earlier} has ended: {state:?}");
+            }
+        }
+    }
+
+    fn publish(&mut self, key: u8, payload: bool) {
+        if !self.ordered {
+            self.queue.push_back((message(key, payload), false));
+            return;
+        }
+        let lane = self.arrived.entry(key).or_default();
+        // Some are a duplicate of the last.
+        let n = if payload || lane.is_empty() { lane.len() } else { lane.len() - 1 };
+        let message = in_lane(key, n);
+        if n == lane.len() {
+            lane.push(Key::new(format!("k{key}-{n}")).unwrap());
+        }
+        self.queue.push_back((message, false));
+    }
+
+    /// What the ordered world leaves out: another consumer beside ours, and letters that come back.
+    fn leaves_out(&self, step: Step) -> bool {
+        use Step::{Change, Redrive, RelayEarly, RivalCrashes, RivalEnds, RivalTakes};
+        self.ordered
+            && matches!(step, RivalTakes | RivalEnds { .. } | RivalCrashes | Redrive { .. } | RelayEarly | Change)
     }
 
     /// An attempt that ignored its deadline is settled before its worker is dead. Its retry waits for that; a redrive by
@@ -336,9 +407,12 @@ impl World {
     }
 
     pub fn take(&mut self, step: Step) {
+        if self.leaves_out(step) {
+            return;
+        }
         self.step += 1;
         match step {
-            Step::Publish { key, payload } => self.queue.push_back((message(key, payload), false)),
+            Step::Publish { key, payload } => self.publish(key, payload),
             Step::PublishGarbage => {
                 let garbage = Message { body: Bytes::from_static(b"{"), ..message(0, true) };
                 self.queue.push_back((garbage, false));

@@ -90,15 +90,15 @@ fn a_crash_counts_for_each_and_the_suspects_run_alone() {
     let (mut bench, worker, _) = waiting("batch = { size = 3 }", 1, 2);
     let crashed = settles(&bench.gone(worker, true));
     assert_eq!(crashed.len(), 2);
-    assert!(crashed.iter().all(|settle| matches!(settle.to, Settlement::Waiting { crashed: true, .. })), "{crashed:?}");
+    assert!(crashed.iter().all(|settle| matches!(settle.to, Settlement::Spared { .. })), "{crashed:?}");
     bench.settled(&crashed, Settled::Done);
     let retries = crashed.iter().filter_map(|settle| match &settle.to {
-        Settlement::Waiting { retry, .. } => Some(retry.message.clone()),
+        Settlement::Spared { retry, .. } => Some(retry.message.clone()),
         _ => None,
     });
     let retries = retries.collect();
     let asked = claimed(&bench.deliver(retries));
-    let actions = bench.verdicts(&asked, vec![Verdict::Run(claim(2, 2, 1)), Verdict::Run(claim(3, 2, 1))]);
+    let actions = bench.verdicts(&asked, vec![Verdict::Run(claim(2, 1, 1)), Verdict::Run(claim(3, 1, 1))]);
     let worker = launched(&actions)[0];
     let actions = bench.ready(worker);
     assert_eq!(calls(&actions), [["0"]], "each suspect has a worker to itself");

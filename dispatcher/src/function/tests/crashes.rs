@@ -138,7 +138,7 @@ impl World {
                                 (row.0, row.1) = (row.0 - 1, row.1 + 1);
                                 retries.push(retry.message.clone());
                             }
-                            Settlement::Released => panic!("nothing is released here"),
+                            Settlement::Released | Settlement::Held { .. } => panic!("nothing is given back here"),
                         }
                     }
                     let next = self.bench.settled(&batch, Settled::Done);

@@ -6,6 +6,7 @@ mod batch;
 mod crashes;
 mod deadline;
 mod duplicates;
+mod ordering;
 mod outage;
 mod placing;
 mod rate;
@@ -14,6 +15,7 @@ mod replies;
 mod scaling;
 mod settling;
 mod stopping;
+mod total;
 mod verdicts;
 
 use std::path::Path;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use weft_ledger::{Audit, ClosedSince, DeadLetterGroup, DueBatch, Error, Settled, Usage};
+use weft_ledger::{Audit, ClosedSince, DeadLetterGroup, DueBatch, Error, PermitAsk, Permits, Settled, Usage};
 use weft_schemas::{DeadLetter, DeadLetterId};
 
 use super::*;
@@ -91,6 +91,9 @@ impl Ledger for Flaky {
             return Err(Error::Statement { doing: "bury", source: "a test says so".into() });
         }
         self.may("bury", self.inner.bury(letters)).await
+    }
+    async fn permits(&self, owner: &Owner, function: &FunctionName, ask: PermitAsk) -> Result<Permits, Error> {
+        self.inner.permits(owner, function, ask).await
     }
     async fn due(&self, limit: u32) -> Result<Box<dyn DueBatch>, Error> {
         self.inner.due(limit).await

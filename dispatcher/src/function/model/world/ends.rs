@@ -14,8 +14,12 @@ impl World {
     /// The broker's connection is made anew: it has everything back that was not acked, and the loop is not told.
     pub(super) fn reconnect(&mut self) {
         self.generation += 1;
-        for (_, held) in std::mem::take(&mut self.held) {
-            self.queue.push_back((held.message, true));
+        // As a quorum queue does, in the order in which they had been delivered.
+        let back = std::mem::take(&mut self.held).into_values().map(|held| (held.message, true));
+        if self.ordered {
+            back.rev().for_each(|returned| self.queue.push_front(returned));
+        } else {
+            self.queue.extend(back);
         }
     }
 
@@ -70,6 +74,7 @@ impl World {
             assert!(matches!(row.state, State::Succeeded | State::Dead), "{key} has not ended: {row:?}");
         }
         assert!(self.core.invocations.is_empty(), "something is remembered for ever");
+        assert!(self.core.lanes.is_empty(), "a lane is held by nobody");
         self.take(Step::Drain);
         self.wind_down();
     }
@@ -103,6 +108,10 @@ impl World {
 
     /// The drain that is under way comes to its end; the next loop starts at once.
     pub(super) fn wind_down(&mut self) {
+        if !self.draining {
+            // There was nothing to finish.
+            return;
+        }
         let generation = self.books.us.incarnation;
         self.take(Step::EndDeliveries);
         for _ in 0..200 {
