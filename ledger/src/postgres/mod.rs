@@ -37,8 +37,8 @@ use weft_schemas::{DeadLetter, DeadLetterId, FunctionName, NodeName};
 use crate::verdict::Doubts;
 use crate::{
     Audit, ClaimRequest, ClosedSince, DeadLetterGroup, DeadLetterQuery, DeadLetterRecord, DueBatch, Error,
-    InvocationQuery, InvocationRecord, Ledger, NodeSession, OutboxMessage, Owner, PermitAsk, Permits, Redrive, Redriven,
-    Settle, Settled, State, Usage, Verdict,
+    InvocationQuery, InvocationRecord, Ledger, NodeSession, OutboxMessage, Owner, PermitAsk, Permits, Redrive,
+    Redriven, Settle, Settled, State, Usage, Verdict,
 };
 
 pub(crate) use connect::{ACQUIRE, options, pool, preflight, redacted};

@@ -43,7 +43,10 @@ async fn ready_names_the_handlers() {
     let mut dispatcher = Dispatcher::connect(Worker::new().handler("b", echo).handler("a", echo));
     dispatcher.send(&ToWorker::Start(start_frame())).await;
     let ready = dispatcher.receive().await;
-    assert_eq!(ready, Some(ToDispatcher::Ready { handlers: vec!["a".to_owned(), "b".to_owned()], batch_handlers: Vec::new() }));
+    assert_eq!(
+        ready,
+        Some(ToDispatcher::Ready { handlers: vec!["a".to_owned(), "b".to_owned()], batch_handlers: Vec::new() })
+    );
 }
 
 #[tokio::test]

@@ -107,14 +107,8 @@ pub struct World {
 }
 
 fn core(function: &Arc<Function>, admission: &Admission) -> Core {
-    let bounds = Bounds {
-        workers: 2,
-        reserved: u32::MAX,
-        prefetch: 3,
-        starts: 2,
-        shared: true,
-        drain: Duration::from_secs(5),
-    };
+    let bounds =
+        Bounds { workers: 2, reserved: u32::MAX, prefetch: 3, starts: 2, shared: true, drain: Duration::from_secs(5) };
     let stats = Arc::new(FunctionStats::default());
     let mut core = Core::new(Arc::clone(function), "weft", admission.clone(), bounds, stats);
     core.random = fastrand::Rng::with_seed(7);

@@ -62,7 +62,14 @@ fn bench_with(slots: u32, workers: u32, more: &str) -> Bench {
 fn bench_of(function: weft_schemas::manifest::Function, workers: u32) -> Bench {
     let function = Arc::new(function);
     let stats = Arc::new(FunctionStats::default());
-    let bounds = Bounds { workers, reserved: function.concurrency.reserved.unwrap_or(u32::MAX), prefetch: 1_000, starts: 100, shared: false, drain: Duration::from_secs(5) };
+    let bounds = Bounds {
+        workers,
+        reserved: function.concurrency.reserved.unwrap_or(u32::MAX),
+        prefetch: 1_000,
+        starts: 100,
+        shared: false,
+        drain: Duration::from_secs(5),
+    };
     let admission = Admission::new(Arc::clone(&function)).unwrap();
     let core = Core::new(function, "weft", admission, bounds, Arc::clone(&stats));
     let now = Now::read();

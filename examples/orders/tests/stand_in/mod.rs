@@ -72,7 +72,9 @@ impl Worker {
             warm_up_ms: None,
         }));
         match worker.receive() {
-            Some(ToDispatcher::Ready { handlers, .. }) => assert!(handlers.iter().any(|name| name == function.as_str())),
+            Some(ToDispatcher::Ready { handlers, .. }) => {
+                assert!(handlers.iter().any(|name| name == function.as_str()))
+            }
             other => panic!("{function} did not get ready: {other:?}"),
         }
         worker
