@@ -46,7 +46,7 @@ fn main() {
                         emits: Vec::new(),
                         entered_us: None,
                     }),
-                    Some(ToWorker::Start(_)) | None => std::process::exit(91),
+                    Some(ToWorker::Start(_) | ToWorker::InvokeBatch { .. }) | None => std::process::exit(91),
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! Putting the peers into a folder of their own, beside what Cargo builds. What is there and unchanged stays.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -68,17 +69,20 @@ pub async fn install(peers: &[Peer]) -> Result<(Home, Vec<Installed>, Vec<Absent
     let mut kits: BTreeMap<Kit, std::result::Result<(), String>> = BTreeMap::new();
     for &peer in peers {
         let kit = peer.kit();
-        if !kits.contains_key(&kit) {
-            let done = match kit {
-                Kit::Python => python(&home).await,
-                Kit::Node => node(&home).await,
-                Kit::Rust => Err(Fault("no program for it is in bench/peers yet".to_owned())),
-            };
-            kits.insert(kit, done.map_err(|Fault(text)| text));
-        }
-        match kits.get(&kit) {
-            Some(Err(reason)) => absent.push(Absent { peer, reason: reason.clone() }),
-            _ => {
+        let done = match kits.entry(kit) {
+            Entry::Occupied(done) => done.into_mut(),
+            Entry::Vacant(kit_to_do) => {
+                let done = match kit {
+                    Kit::Python => python(&home).await,
+                    Kit::Node => node(&home).await,
+                    Kit::Rust => Err(Fault("no program for it is in bench/peers yet".to_owned())),
+                };
+                kit_to_do.insert(done.map_err(|Fault(text)| text))
+            }
+        };
+        match done {
+            Err(reason) => absent.push(Absent { peer, reason: reason.clone() }),
+            Ok(()) => {
                 fs::write(home.log(peer), "")?;
                 installed.push(Installed { peer, version: version(peer), settings: peer.settings() });
             }

@@ -13,7 +13,7 @@ use crate::{BatchContext, BatchEvent, Failure, Worker};
 fn batch(handler: &str, data: &[Value]) -> Vec<Invoke> {
     let one = |(n, data): (u64, &Value)| Invoke {
         id: InvocationId(n),
-        key: Key::new(&format!("k{n}")).unwrap(),
+        key: Key::new(format!("k{n}")).unwrap(),
         ..invoke(handler, data)
     };
     (1..).zip(data).map(one).collect()
