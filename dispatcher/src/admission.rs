@@ -3,8 +3,8 @@
 //! The order is size, decode, depth, schema, age, key. What fails here is buried with its original bytes and costs no attempt.
 //!
 //! Only a first delivery is refused outright. One that comes again (a redelivery, a retry, a redrive) may be what an invocation
-//! waits for that was claimed when the event was young, or when the manifest asked for less: it is claimed first, and
-//! dies by a settle, which ends the row too. Only what no key can be found for by now is buried all the same; a retry and
+//! waits for that was claimed when the event was young, or when the manifest asked for less: if the ledger has its row, it
+//! is claimed first, and dies by a settle, which ends the row too. Only what no key can be found for by now is buried all the same; a retry and
 //! a redrive carry the key of their row, so that this is about redeliveries alone.
 
 use std::sync::Arc;

@@ -122,6 +122,8 @@ impl Share {
                 if party.granted == 0 && party.wish.total() == 0 && wish.total() > 0 {
                     party.since = now;
                 }
+                let leaving_now = wish.leaving.saturating_sub(party.wish.leaving);
+                party.granted = budget::without(party.granted, wish.staying, leaving_now);
                 party.wish = wish;
             }
             parties.settle(self.shares.0.budget, now)
@@ -188,6 +190,20 @@ mod tests {
         let shares = shares(100);
         let mut large = shares.join(400 * MIB, 1);
         assert_eq!(large.wish(Instant::now(), demand(5, 0)), 2);
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_leaves_keeps_its_room_until_it_has_gone() {
+        let shares = shares(2);
+        let now = Instant::now();
+        let (mut one, mut other) = (shares.join(MIB, 1), shares.join(MIB, 1));
+        assert_eq!(one.wish(now, demand(1, 0)), 1);
+        assert_eq!(one.wish(now, demand(1, 1)), 1);
+        assert_eq!(other.wish(now, demand(1, 0)), 1);
+        assert_eq!(other.wish(now, demand(1, 1)), 1);
+        // Its worker was sent home, and then came an event.
+        assert_eq!(one.wish(now, Wish { leaving: 1, ..demand(1, 0) }), 0);
+        assert_eq!(one.wish(now, demand(1, 0)), 1);
     }
 
     #[tokio::test]

@@ -70,6 +70,8 @@ pub(crate) enum Input {
     },
     Buried {
         burials: Vec<Burial>,
+        /// Those that were not buried, because the ledger has their rows.
+        known: Vec<Burial>,
         result: Result<(), weft_ledger::Error>,
     },
     Posted {
@@ -138,6 +140,9 @@ pub(crate) struct Burial {
     pub refusals: u32,
     pub letter: DeadLetter,
     pub copy: OutboxMessage,
+    /// It was delivered before, and may have been claimed then, when the manifest asked for less: if the ledger has its row,
+    /// it is not buried but claimed, and dies by the settle that ends the row.
+    pub known_as: Option<Box<Admitted>>,
 }
 
 /// One key that this dispatcher is busy with.
@@ -400,7 +405,7 @@ impl Core {
             Input::DeliveriesEnded => self.deliveries_ended = true,
             Input::Claimed { keys, result } => self.on_claimed(keys, result, now),
             Input::Settled { keys, result } => self.on_settled(keys, result, now),
-            Input::Buried { burials, result } => self.on_buried(burials, result, now),
+            Input::Buried { burials, known, result } => self.on_buried(burials, known, result, now),
             Input::Posted { postings, result } => self.on_posted(postings, result, now),
             Input::Permits { owner, result } => self.on_permits(&owner, result),
             Input::Worker(worker, from) => self.on_worker(worker, from, now),

@@ -32,6 +32,7 @@ impl Core {
             self.stats.add(&self.stats.received);
             let redelivered = delivery.redelivered;
             match self.admission.admit(delivery.message, redelivered, now.wall) {
+                Ok(admitted) if redelivered && self.is_doubtful(&admitted) => self.doubt(delivery.id, admitted, now),
                 Ok(admitted) => {
                     self.count_duplicate(&admitted, redelivered);
                     self.accept(delivery.id, admitted, redelivered, now);
@@ -89,6 +90,23 @@ impl Core {
         }
     }
 
+    /// Whether an event that would be refused by now may have a row from an earlier delivery, or none. A retry and a redrive
+    /// have one.
+    fn is_doubtful(&self, admitted: &Admitted) -> bool {
+        let ours = admitted.resume.is_some() || weft_schemas::requeue::is_redriven(&admitted.message);
+        admitted.doom.is_some() && !ours && !self.invocations.contains_key(&admitted.key)
+    }
+
+    /// Buries it as a first delivery would be, unless the ledger has its row: two letters for one event would be one too
+    /// many, and so would be a row that nothing ends.
+    fn doubt(&mut self, delivery: DeliveryId, admitted: Admitted, now: Now) {
+        let Some(Doom { reason, error }) = admitted.doom.clone() else { return };
+        let delivery = self.waiting(delivery, &admitted.message);
+        let (letter, copy) =
+            self.letter(LetterOf::Message { key: None, message: &admitted.message }, reason, error, now);
+        self.to_bury.push(Burial { delivery, refusals: 0, letter, copy, known_as: Some(Box::new(admitted)) });
+    }
+
     fn refuse(&mut self, delivery: DeliveryId, refusal: Refusal, now: Now) {
         let Refusal { reason, error, message } = refusal;
         tracing::info!(function = %self.function.name, reason = reason.as_str(), error = error.message, "event refused");
@@ -106,15 +124,26 @@ impl Core {
 
     fn bury(&mut self, delivery: Waiting, of: LetterOf<'_>, reason: Reason, error: ErrorInfo, now: Now) {
         let (letter, copy) = self.letter(of, reason, error, now);
-        self.to_bury.push(Burial { delivery, refusals: 0, letter, copy });
+        self.to_bury.push(Burial { delivery, refusals: 0, letter, copy, known_as: None });
     }
 
-    pub(super) fn on_buried(&mut self, burials: Vec<Burial>, result: Result<(), weft_ledger::Error>, now: Now) {
+    pub(super) fn on_buried(
+        &mut self,
+        burials: Vec<Burial>,
+        known: Vec<Burial>,
+        result: Result<(), weft_ledger::Error>,
+        now: Now,
+    ) {
         self.burying = false;
         match result {
             Ok(()) => {
                 crash::point(Point::AfterBury);
                 self.ledger_answered();
+                for Burial { delivery, known_as, .. } in known {
+                    if let Some(admitted) = known_as {
+                        self.accept(delivery.id, *admitted, true, now);
+                    }
+                }
                 let mut acks = Vec::new();
                 for Burial { delivery, letter, .. } in burials {
                     self.stats.died(letter.reason);

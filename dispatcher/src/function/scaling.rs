@@ -11,7 +11,7 @@ use super::timer::{Timer, What};
 use crate::broker::Counts;
 use crate::link::WorkerId;
 use crate::scale::adaptive::{Adaptive, Pattern};
-use crate::scale::{self, Decision, Memory, Policy, Provisioned, Schedule, Signals, Wish, schedule};
+use crate::scale::{self, Decision, Memory, Policy, Provisioned, Schedule, Signals, Wish, budget, schedule};
 use crate::spans;
 use crate::status::{Scaled, Throttle};
 
@@ -50,6 +50,8 @@ pub(super) struct Scaling {
     wished: Option<Wish>,
     granted: u32,
     wishing: bool,
+    /// Workers that were on their way out when that was.
+    leaving: u32,
     /// The earliest look that a timer is set for.
     armed: Option<Instant>,
 }
@@ -73,6 +75,7 @@ impl Scaling {
             wished: None,
             granted: 0,
             wishing: false,
+            leaving: 0,
             armed: None,
         }
     }
@@ -215,6 +218,9 @@ impl Core {
         let Decision { demand, spare, .. } = decision;
         let staying = self.workers.values().filter(|worker| worker.phase != WorkerPhase::Draining).count();
         let leaving = count(self.workers.len() - staying);
+        let leaving_now = leaving.saturating_sub(self.scaling.leaving);
+        self.scaling.leaving = leaving;
+        self.scaling.granted = budget::without(self.scaling.granted, count(staying), leaving_now);
         let wish = Wish { staying: count(staying), leaving, guaranteed, demand, spare };
         if self.scaling.wished != Some(wish) {
             self.scaling.wished = Some(wish);

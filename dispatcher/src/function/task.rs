@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
-use weft_ledger::{Ledger, Owner};
+use weft_ledger::{InvocationQuery, Ledger, Owner};
 use weft_process::crash::{self, Point};
 use weft_process::shutdown::Shutdown;
 use weft_process::telemetry::Forwarder;
 use weft_schemas::frame::Start;
 use weft_schemas::manifest::Function;
 
-use super::core::{Action, Core, Input, Now};
+use super::core::{Action, Burial, Core, Input, Now};
 use crate::broker::{Acks, Broker, Delivery, Health, Subscription};
 use crate::link::{FromWorker, Launch, Program, Worker, WorkerId};
 use crate::shares::Share;
@@ -115,6 +115,25 @@ fn answers(health: &Health) -> bool {
     !matches!(health, Health::Disconnected { .. })
 }
 
+/// What is to be buried, and what the ledger has rows of.
+async fn apart(ledger: &dyn Ledger, burials: &[Burial]) -> Result<(Vec<Burial>, Vec<Burial>), weft_ledger::Error> {
+    let (mut unknown, mut known) = (Vec::new(), Vec::new());
+    for burial in burials {
+        let row = match &burial.known_as {
+            Some(admitted) => {
+                let (function, key) = (Some(burial.letter.function.clone()), Some(admitted.key.clone()));
+                ledger
+                    .invocations(&InvocationQuery { function, key, limit: 1, ..InvocationQuery::default() })
+                    .await?
+                    .pop()
+            }
+            None => None,
+        };
+        if row.is_some() { known.push(burial.clone()) } else { unknown.push(burial.clone()) }
+    }
+    Ok((unknown, known))
+}
+
 async fn at(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment.into()).await,
@@ -185,11 +204,21 @@ impl Hands {
             Action::Bury(burials) => {
                 let ledger = Arc::clone(&self.ledger);
                 self.answers.spawn(async move {
+                    let (burials, known) = match apart(&*ledger, &burials).await {
+                        Ok(apart) => apart,
+                        Err(error) => return Input::Buried { burials, known: Vec::new(), result: Err(error) },
+                    };
                     let letters: Vec<_> =
                         burials.iter().map(|burial| (burial.letter.clone(), burial.copy.clone())).collect();
                     crash::point(Point::BeforeBury);
-                    let result = ledger.bury(&letters).await;
-                    Input::Buried { burials, result }
+                    match ledger.bury(&letters).await {
+                        Ok(()) => Input::Buried { burials, known, result: Ok(()) },
+                        // Nothing was written; all of it is asked again.
+                        Err(error) => {
+                            let all = burials.into_iter().chain(known).collect();
+                            Input::Buried { burials: all, known: Vec::new(), result: Err(error) }
+                        }
+                    }
                 });
             }
             Action::Post(postings) => {

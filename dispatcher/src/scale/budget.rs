@@ -64,6 +64,13 @@ impl Wish {
     }
 }
 
+/// What is left of a grant when so many workers that stay no longer have been told to leave: what was granted for them is
+/// taken up by them until they have gone. `staying`: the workers that are left. Those that were more than granted go first.
+pub fn without(granted: u32, staying: u32, leaving_now: u32) -> u32 {
+    let had = staying.saturating_add(leaving_now).max(granted);
+    granted.min(had.saturating_sub(leaving_now))
+}
+
 /// What each party should come to have; in the order of the parties.
 pub fn share(now: Instant, budget: Budget, parties: &[Party]) -> Vec<u32> {
     let given: Vec<u32> = parties.iter().map(|party| party.wish.guaranteed).collect();

@@ -40,7 +40,8 @@ enum Ask {
 enum Answer {
     Claim(Vec<Verdict>),
     Settle(Vec<Settled>),
-    Bury,
+    /// Which of them are known, and so were not buried.
+    Bury(Vec<bool>),
 }
 
 /// A statement under way. Done, its answer is on its way.

@@ -23,7 +23,7 @@ fn another_payload_under_a_key_that_runs_is_buried_as_a_mismatch() {
     assert_eq!(burials[0].letter.reason, Reason::Mismatch);
     assert!(acked(&actions).is_empty());
     let burials = burials.clone();
-    assert_eq!(acked(&bench.handle(Input::Buried { burials, result: Ok(()) })), [2]);
+    assert_eq!(acked(&bench.handle(Input::Buried { burials, known: Vec::new(), result: Ok(()) })), [2]);
 }
 
 #[test]

@@ -87,11 +87,14 @@ fn a_letter_that_the_ledger_refuses_does_not_hold_up_the_others_and_gets_a_plain
     let mut burials = buried(&bench.deliver(vec![bad.clone()])).unwrap();
     for n in 0..3 {
         assert_eq!(burials[0].letter.error.kind, "Undecodable", "try {n}");
-        assert!(buried(&bench.handle(Input::Buried { burials, result: Err(refusal()) })).is_none(), "it does not spin");
+        assert!(
+            buried(&bench.handle(Input::Buried { burials, known: Vec::new(), result: Err(refusal()) })).is_none(),
+            "it does not spin"
+        );
         burials = buried(&bench.later(Duration::from_secs(1))).unwrap();
     }
     assert_eq!((burials.len(), burials[0].letter.error.kind.as_str()), (1, "RefusedByLedger"));
-    assert_eq!(acked(&bench.handle(Input::Buried { burials, result: Ok(()) })), [1]);
+    assert_eq!(acked(&bench.handle(Input::Buried { burials, known: Vec::new(), result: Ok(()) })), [1]);
 }
 
 #[test]

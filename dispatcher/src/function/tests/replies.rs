@@ -142,7 +142,7 @@ fn a_refused_request_and_one_for_a_dead_key_are_answered() {
     let Some(Action::Bury(burials)) = actions.iter().find(|action| matches!(action, Action::Bury(_))) else {
         panic!("{actions:?}")
     };
-    let actions = bench.handle(Input::Buried { burials: burials.clone(), result: Ok(()) });
+    let actions = bench.handle(Input::Buried { burials: burials.clone(), known: Vec::new(), result: Ok(()) });
     assert_eq!(posted(&actions)[0].message.header("weft-code"), Some("W0901"));
     assert_eq!(acked(&bench.post_done(&actions)), [1]);
 

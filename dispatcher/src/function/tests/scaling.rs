@@ -172,6 +172,22 @@ fn no_worker_starts_before_the_node_has_granted_it_and_none_beyond() {
 }
 
 #[test]
+fn what_was_granted_for_a_worker_that_leaves_is_no_grant_for_the_next() {
+    let mut bench = bench(1, 10);
+    bench.core.bounds.shared = true;
+    bench.claimed(1);
+    let worker = launched(&bench.handle(Input::Granted(1)))[0];
+    let (_, invoke) = invoked(&bench.ready(worker)).remove(0);
+    let actions = bench.outcome(worker, &invoke, succeeded());
+    bench.settled(&settles(&actions), Settled::Done);
+    assert_eq!(drained(&bench.pass(Duration::from_secs(2))), [worker]);
+    let actions = bench.claimed(1);
+    assert!(launched(&actions).is_empty(), "the first has not gone yet");
+    assert_eq!(wishes(&actions).last().map(|wish| (wish.demand, wish.staying, wish.leaving)), Some((1, 0, 1)));
+    assert_eq!(launched(&bench.handle(Input::Granted(1))).len(), 1);
+}
+
+#[test]
 fn what_the_node_asks_back_goes_idle_first_and_a_busy_one_when_it_has_finished() {
     let mut bench = bench(2, 10);
     bench.core.bounds.shared = true;

@@ -19,8 +19,15 @@ impl World {
             }
             Ask::Settle(settles) => Answer::Settle(settles.iter().map(|settle| self.books.settle(settle)).collect()),
             Ask::Bury(burials) => {
-                burials.iter().for_each(|burial| self.books.bury(&burial.letter));
-                Answer::Bury
+                let books = &mut self.books;
+                let known = |burial: &Burial| {
+                    burial.known_as.as_ref().is_some_and(|admitted| books.rows.contains_key(&admitted.key))
+                };
+                let known: Vec<bool> = burials.iter().map(known).collect();
+                for (burial, _) in burials.iter().zip(&known).filter(|(_, known)| !**known) {
+                    books.bury(&burial.letter);
+                }
+                Answer::Bury(known)
             }
         });
         self.note_settled();
@@ -47,7 +54,11 @@ impl World {
             (Ask::Settle(settles), Some(Answer::Settle(settled))) => {
                 Input::Settled { keys: settles.into_iter().map(|settle| settle.key).collect(), result: Ok(settled) }
             }
-            (Ask::Bury(burials), _) => Input::Buried { burials, result: Ok(()) },
+            (Ask::Bury(burials), Some(Answer::Bury(are_known))) => {
+                let mut are_known = are_known.into_iter();
+                let (known, burials) = burials.into_iter().partition(|_| are_known.next() == Some(true));
+                Input::Buried { burials, known, result: Ok(()) }
+            }
             (ask, answer) => panic!("{ask:?} and {answer:?}"),
         };
         self.hand(input);
@@ -74,7 +85,7 @@ impl World {
                 let keys = settles.into_iter().map(|settle| settle.key).collect();
                 Input::Settled { keys, result: Err(lost()) }
             }
-            Ask::Bury(burials) => Input::Buried { burials, result: Err(lost()) },
+            Ask::Bury(burials) => Input::Buried { burials, known: Vec::new(), result: Err(lost()) },
         };
         self.hand(input);
     }
