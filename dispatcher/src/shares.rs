@@ -50,7 +50,7 @@ impl Shares {
         let mut parties = self.lock();
         let at = parties.parties.len();
         let since = Instant::now();
-        parties.parties.push(Party { memory_bytes, weight, wish: Wish::default(), granted: 0, since });
+        parties.parties.push(Party { memory_bytes, weight, wish: Wish::default(), granted: 0, promised: 0, since });
         parties.told.push(told);
         Share { shares: self.clone(), at, granted }
     }
@@ -94,6 +94,7 @@ impl Parties {
                 party.since = now;
             }
             party.granted = granted;
+            party.promised = party.promised.max(granted);
             told.send_if_modified(|told| std::mem::replace(told, granted) != granted);
             starving |= granted == 0 && party.wish.demand > 0;
         }
@@ -104,7 +105,7 @@ impl Parties {
         let (mut workers, mut memory) = (0u32, 0u64);
         for party in &self.parties {
             let Wish { staying, leaving, .. } = party.wish;
-            let most = party.wish.total().max(staying).saturating_add(leaving);
+            let most = party.wish.total().max(staying).max(party.promised).saturating_add(leaving);
             workers = workers.saturating_add(most);
             memory = memory.saturating_add(party.memory_bytes.saturating_mul(most.into()));
         }
@@ -113,7 +114,8 @@ impl Parties {
 }
 
 impl Share {
-    /// Says what the function wishes from now on, and returns how many workers it may have. Never waits for others.
+    /// Says what the function wishes from now on, and returns how many workers it may have. Never waits for others. Whoever
+    /// is told a smaller number has to speak again: until then the room of the larger one is kept for him.
     pub(crate) fn wish(&mut self, now: Instant, wish: Wish) -> u32 {
         let starving = {
             let mut parties = self.shares.lock();
@@ -125,6 +127,7 @@ impl Share {
                 let leaving_now = wish.leaving.saturating_sub(party.wish.leaving);
                 party.granted = budget::without(party.granted, wish.staying, leaving_now);
                 party.wish = wish;
+                party.promised = 0;
             }
             parties.settle(self.shares.0.budget, now)
         };
@@ -204,6 +207,18 @@ mod tests {
         // Its worker was sent home, and then came an event.
         assert_eq!(one.wish(now, Wish { leaving: 1, ..demand(1, 0) }), 0);
         assert_eq!(one.wish(now, demand(1, 0)), 1);
+    }
+
+    #[tokio::test]
+    async fn what_one_may_be_starting_is_not_given_to_another() {
+        let shares = shares(2);
+        let now = Instant::now();
+        let (mut one, mut other) = (shares.join(MIB, 1), shares.join(MIB, 1));
+        assert_eq!(one.wish(now, demand(2, 0)), 2);
+        assert_eq!(other.wish(now, demand(1, 0)), 0, "the first may have started both");
+        assert_eq!(one.changed().await, 1);
+        assert_eq!(one.wish(now, demand(2, 1)), 1, "it had started one");
+        assert_eq!(other.changed().await, 1);
     }
 
     #[tokio::test]

@@ -90,8 +90,10 @@ impl Core {
         let mut policy = self.policy(least);
         let foretold = self.expect(&signals, &mut policy, now);
         let mut decision = scale::decide(now.mono, &signals, &policy, &self.scaling.memory);
+        let wanted = Wish { guaranteed: least, demand: decision.demand, spare: decision.spare, ..Wish::default() };
         if self.bounds.shared {
-            policy.granted = self.ask_node(least, decision);
+            self.note_leaving();
+            policy.granted = Some(self.scaling.granted).filter(|granted| *granted < wanted.total());
             if policy.granted.is_some() {
                 decision = scale::decide(now.mono, &signals, &policy, &self.scaling.memory);
             }
@@ -102,6 +104,10 @@ impl Core {
         if decision.workers < signals.workers && !self.draining {
             let asked_back = signals.workers.saturating_sub(policy.granted.unwrap_or(u32::MAX).max(least));
             self.send_home(signals.workers - decision.workers, asked_back, now);
+        }
+        if self.bounds.shared {
+            // Behind what was started and sent home, so that the node never counts too little.
+            self.ask_node(wanted);
         }
         // Until the node has answered, nobody knows whether it is its budget that makes something wait.
         if !(self.scaling.wishing && policy.granted.is_some()) {
@@ -213,25 +219,33 @@ impl Core {
         self.bounds.reserved == u32::MAX || count(self.used()) < self.bounds.reserved
     }
 
-    /// Says what is wished, if that is something else than before; how many workers there may be, if that is less.
-    fn ask_node(&mut self, guaranteed: u32, decision: Decision) -> Option<u32> {
-        let Decision { demand, spare, .. } = decision;
-        let staying = self.workers.values().filter(|worker| worker.phase != WorkerPhase::Draining).count();
-        let leaving = count(self.workers.len() - staying);
+    /// What was granted for a worker that leaves now is no grant for another one.
+    fn note_leaving(&mut self) -> (u32, u32) {
+        let staying = count(self.workers.values().filter(|worker| worker.phase != WorkerPhase::Draining).count());
+        let leaving = count(self.workers.len()).saturating_sub(staying);
         let leaving_now = leaving.saturating_sub(self.scaling.leaving);
         self.scaling.leaving = leaving;
-        self.scaling.granted = budget::without(self.scaling.granted, count(staying), leaving_now);
-        let wish = Wish { staying: count(staying), leaving, guaranteed, demand, spare };
+        self.scaling.granted = budget::without(self.scaling.granted, staying, leaving_now);
+        (staying, leaving)
+    }
+
+    /// Says what is wished, if that or what there is is something else than before.
+    fn ask_node(&mut self, wanted: Wish) {
+        let (staying, leaving) = self.note_leaving();
+        let wish = Wish { staying, leaving, ..wanted };
         if self.scaling.wished != Some(wish) {
             self.scaling.wished = Some(wish);
             self.scaling.wishing = true;
             self.actions.push(Action::Wish(wish));
         }
-        Some(self.scaling.granted).filter(|granted| *granted < wish.total())
     }
 
     /// The node's answer, or a change of it that somebody else's wish has made.
     pub(super) fn on_granted(&mut self, workers: u32) {
+        if workers < self.scaling.granted {
+            // It keeps the room of what it has granted until it is told what was made of it.
+            self.scaling.wished = None;
+        }
         self.scaling.granted = workers;
         self.scaling.wishing = false;
     }

@@ -38,6 +38,9 @@ pub struct Party {
     pub wish: Wish,
     /// Workers that it was last told it may have, without those that leave.
     pub granted: u32,
+    /// Workers that it may be starting on what it was told since it last spoke: their room is taken until it says how many
+    /// it has.
+    pub promised: u32,
     /// Since when it has had at least one, or, if it wants one and may have none, has waited for it.
     pub since: Instant,
 }
@@ -93,7 +96,7 @@ pub fn grant(now: Instant, budget: Budget, parties: &[Party]) -> Vec<u32> {
     let given: Vec<u32> = parties.iter().zip(&targets).map(kept).collect();
     let mut room = Room::of(budget);
     for (party, &given) in parties.iter().zip(&given) {
-        room.take(party, given.max(party.wish.staying).saturating_add(party.wish.leaving));
+        room.take(party, given.max(party.wish.staying).max(party.promised).saturating_add(party.wish.leaving));
     }
     let mut filling = Filling { budget, parties, order: turns(now, parties), room, given };
     filling.fill(|at, party| target(at).min(party.wish.guaranteed));

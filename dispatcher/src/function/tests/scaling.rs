@@ -166,6 +166,8 @@ fn no_worker_starts_before_the_node_has_granted_it_and_none_beyond() {
     assert!(bench.stats.throttled_by().is_empty(), "nobody knows yet");
     let actions = bench.handle(Input::Granted(2));
     assert_eq!(launched(&actions).len(), 2);
+    assert_eq!(wishes(&actions).last().map(|wish| wish.staying), Some(2), "the node is told what was made of it");
+    bench.handle(Input::Granted(2));
     assert_eq!(bench.stats.throttled_by(), [("node", 1)].into());
     assert_eq!((bench.scaled().why, bench.scaled().limit), ("node", Some("node")));
     assert_eq!(launched(&bench.handle(Input::Granted(3))).len(), 1);

@@ -9,7 +9,7 @@ const NODE: Budget = Budget { workers: 10, memory_bytes: 10_000 * MIB };
 
 fn party(now: Instant, demand: u32) -> Party {
     let wish = Wish { demand, ..Wish::default() };
-    Party { memory_bytes: 100 * MIB, weight: 1, wish, granted: 0, since: now }
+    Party { memory_bytes: 100 * MIB, weight: 1, wish, granted: 0, promised: 0, since: now }
 }
 
 fn shares(budget: Budget, wishes: &[Wish]) -> Vec<u32> {
