@@ -10,6 +10,7 @@ mod structured;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -196,7 +197,7 @@ impl Event {
         match first.as_str() {
             "specversion" => Some(SPEC_VERSION.to_owned()),
             "data_base64" if !self.data.is_empty() && self.data_json().is_none() => Some(BASE64.encode(&self.data)),
-            name => self.attributes().find(|(known, _)| *known == name).map(|(_, value)| value),
+            name => self.attributes().find(|(known, _)| *known == name).map(|(_, value)| value.into_owned()),
         }
     }
 
@@ -270,19 +271,19 @@ impl Event {
     }
 
     /// Every attribute but `specversion` that is set, in canonical string form, the extensions last.
-    fn attributes(&self) -> impl Iterator<Item = (&str, String)> {
+    fn attributes(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
         [
-            ("id", Some(self.id.clone())),
-            ("source", Some(self.source.clone())),
-            ("type", Some(self.kind.clone())),
-            ("subject", self.subject.clone()),
-            ("time", self.time.map(|time| time.to_string())),
-            ("datacontenttype", self.datacontenttype.clone()),
-            ("dataschema", self.dataschema.clone()),
+            ("id", Some(Cow::from(&self.id))),
+            ("source", Some(Cow::from(&self.source))),
+            ("type", Some(Cow::from(&self.kind))),
+            ("subject", self.subject.as_deref().map(Cow::from)),
+            ("time", self.time.map(|time| Cow::from(time.to_string()))),
+            ("datacontenttype", self.datacontenttype.as_deref().map(Cow::from)),
+            ("dataschema", self.dataschema.as_deref().map(Cow::from)),
         ]
         .into_iter()
         .filter_map(|(name, value)| value.map(|value| (name, value)))
-        .chain(self.extensions.iter().map(|(name, value)| (name.as_str(), value.clone())))
+        .chain(self.extensions.iter().map(|(name, value)| (name.as_str(), Cow::from(value))))
     }
 
     /// Sets one attribute by its CloudEvents name from its canonical string form. An empty optional attribute is unset.

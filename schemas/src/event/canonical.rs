@@ -21,7 +21,7 @@ fn write(value: &Value, out: &mut Vec<u8>) {
                 if index > 0 {
                     out.push(b',');
                 }
-                scalar(&Value::String(key.clone()), out);
+                leaf(key, out);
                 out.push(b':');
                 write(value, out);
             }
@@ -37,10 +37,11 @@ fn write(value: &Value, out: &mut Vec<u8>) {
             }
             out.push(b']');
         }
-        leaf => scalar(leaf, out),
+        scalar => leaf(scalar, out),
     }
 }
 
-fn scalar(value: &Value, out: &mut Vec<u8>) {
-    out.extend_from_slice(value.to_string().as_bytes());
+fn leaf(value: &(impl serde::Serialize + ?Sized), out: &mut Vec<u8>) {
+    // Writing a scalar into memory cannot fail.
+    let _ = serde_json::to_writer(out, value);
 }
