@@ -17,7 +17,7 @@ pub(crate) const ACQUIRE: Duration = Duration::from_secs(5);
 
 /// Makes the planner use the primary key, whatever it believes about the table's size: a nested loop of index scans is
 /// the right plan for a batch at every size, and the only one left. Hash joins stay out for the same reason.
-const INDEX_ONLY: [(&str, &str); 6] = [
+pub(super) const INDEX_ONLY: [(&str, &str); 6] = [
     ("enable_seqscan", "off"),
     ("enable_bitmapscan", "off"),
     ("enable_hashjoin", "off"),
@@ -83,7 +83,8 @@ impl Postgres {
             address,
             connect,
             claims: pool(claims, 3),
-            settles: pool(hot, 3),
+            settles: pool(hot.clone(), 3),
+            sweeps: pool(hot, 1),
             relay: pool(relay, 2),
             general: pool(general, 2),
             sweep_walk: Mutex::default(),

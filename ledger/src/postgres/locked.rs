@@ -58,7 +58,7 @@ pub(super) fn is_locked(error: &sqlx::Error) -> bool {
 }
 
 /// A lock that is taken for a moment, and only where nobody holds one: what is there and was not taken is locked.
-const LOCKED: &str = "
+pub(super) const LOCKED: &str = "
     WITH free AS MATERIALIZED (
         SELECT i.key FROM weft.invocation i WHERE i.function = $1 AND i.key = ANY ($2::text[])
         FOR NO KEY UPDATE SKIP LOCKED

@@ -24,6 +24,8 @@ mod sweep;
 #[cfg(feature = "conformance")]
 mod testing;
 mod usage;
+#[cfg(feature = "conformance")]
+pub use testing::Plans;
 
 use std::time::Duration;
 
@@ -47,8 +49,8 @@ pub(crate) use error::{code, is_contention, map};
 pub(crate) use instant::Instant;
 pub(crate) use settle::Outbox;
 
-/// The ledger in Postgres. Up to eleven connections: 3 for claims, 3 for settles, 2 for the outbox, 2 for everything
-/// else, and one for each node session.
+/// The ledger in Postgres. Up to twelve connections: 3 for claims, 3 for settles, 2 for the outbox, 1 for the sweep, 2 for
+/// everything else, and one for each node session.
 pub struct Postgres {
     address: String,
     connect: PgConnectOptions,
@@ -58,6 +60,8 @@ pub struct Postgres {
     settles: PgPool,
     /// Held while messages are published.
     relay: PgPool,
+    /// Durable, never a scan of the whole table: a plan that was made for a small one would stay.
+    sweeps: PgPool,
     general: PgPool,
     /// Written and read by `sweep` alone.
     sweep_walk: Mutex<sweep::Walk>,

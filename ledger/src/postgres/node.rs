@@ -8,12 +8,18 @@ use sqlx::{Connection, PgConnection};
 use tokio::sync::Mutex;
 use weft_schemas::NodeName;
 
+use super::connect::INDEX_ONLY;
 use super::{Postgres, code, map, preflight};
 use crate::codec::micros;
 use crate::{Error, NodeSession, Owner};
 
 /// First half of the lock's key, so that it meets no other user's advisory locks ("weft").
 const NAMESPACE: i32 = 0x7765_6674;
+
+pub(super) const RENEW: &str = "
+    UPDATE weft.node SET
+        lease_until = clock_timestamp() + $3::bigint * interval '1 microsecond', seen_at = clock_timestamp()
+    WHERE id = $1::text AND incarnation = $2::bigint";
 
 struct Session {
     owner: Owner,
@@ -56,6 +62,12 @@ impl Postgres {
     }
 }
 
+/// A new connection as a session has it.
+pub(super) async fn connect(address: &str, connect: &PgConnectOptions, patience: &str) -> Result<PgConnection, Error> {
+    let limits = [("statement_timeout", "10s"), ("lock_timeout", patience)];
+    preflight(address, &connect.clone().options(INDEX_ONLY).options(limits)).await
+}
+
 /// A new connection that holds the node's lock, or `None` when another holds it for longer than `patience`.
 async fn lock(
     address: &str,
@@ -63,8 +75,7 @@ async fn lock(
     node: &NodeName,
     patience: &str,
 ) -> Result<Option<PgConnection>, Error> {
-    let options = connect.clone().options([("statement_timeout", "10s"), ("lock_timeout", patience)]);
-    let mut connection = preflight(address, &options).await?;
+    let mut connection = self::connect(address, connect, patience).await?;
     let taken = sqlx::query("SELECT pg_advisory_lock($1, hashtext($2))")
         .bind(NAMESPACE)
         .bind(node.as_str())
@@ -80,16 +91,12 @@ async fn lock(
 
 impl Session {
     async fn write(&self, connection: &mut PgConnection, lease_micros: i64) -> sqlx::Result<bool> {
-        let done = sqlx::query(
-            "UPDATE weft.node SET
-                 lease_until = clock_timestamp() + $3 * interval '1 microsecond', seen_at = clock_timestamp()
-             WHERE id = $1 AND incarnation = $2",
-        )
-        .bind(self.owner.node.as_str())
-        .bind(self.owner.incarnation)
-        .bind(lease_micros)
-        .execute(connection)
-        .await?;
+        let done = sqlx::query(RENEW)
+            .bind(self.owner.node.as_str())
+            .bind(self.owner.incarnation)
+            .bind(lease_micros)
+            .execute(connection)
+            .await?;
         Ok(done.rows_affected() == 1)
     }
 

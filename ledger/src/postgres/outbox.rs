@@ -12,6 +12,26 @@ use crate::codec::{count, decode, duration, micros};
 use crate::letter::text;
 use crate::{Due, DueBatch, Error, OutboxId, OutboxKind, OutboxMessage};
 
+/// The sub-select makes the time a constant of the statement, which the index can be searched by.
+pub(super) const TAKE: &str = "
+    SELECT id, kind, tries, message FROM weft.outbox
+    WHERE due_at <= (SELECT clock_timestamp())
+    ORDER BY due_at, id LIMIT $1 FOR UPDATE SKIP LOCKED";
+
+/// Rows that another relay is publishing right now are skipped: waiting for them is not this relay's work, and answering
+/// "now" would make it ask again and again. The lock ends with the statement.
+pub(super) const NEXT: &str = "
+    SELECT (extract(epoch FROM due_at - clock_timestamp()) * 1000000)::bigint
+    FROM weft.outbox ORDER BY due_at, id LIMIT 1 FOR UPDATE SKIP LOCKED";
+
+pub(super) const PUBLISHED: &str = "DELETE FROM weft.outbox WHERE id = ANY ($1::bigint[])";
+
+pub(super) const FAILED: &str = "
+    UPDATE weft.outbox AS o SET
+        tries = o.tries + 1, last_error = f.reason, failing_since = coalesce(o.failing_since, o.due_at),
+        due_at = clock_timestamp() + f.wait * interval '1 microsecond'
+    FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS f(id, wait, reason) WHERE o.id = f.id";
+
 struct Batch {
     /// Dropped: rolled back, so that the rows are free again.
     transaction: Transaction<'static, Db>,
@@ -23,16 +43,7 @@ impl Postgres {
     pub(super) async fn take_due(&self, limit: u32) -> Result<Box<dyn DueBatch>, Error> {
         let failed = self.map("take due messages");
         let mut transaction = self.relay.begin().await.map_err(&failed)?;
-        // The sub-select makes the time a constant of the statement, which the index can be searched by.
-        let found = sqlx::query(
-            "SELECT id, kind, tries, message FROM weft.outbox
-             WHERE due_at <= (SELECT clock_timestamp())
-             ORDER BY due_at, id LIMIT $1 FOR UPDATE SKIP LOCKED",
-        )
-        .bind(i64::from(limit))
-        .fetch_all(&mut *transaction)
-        .await
-        .map_err(&failed)?;
+        let found = sqlx::query(TAKE).bind(i64::from(limit)).fetch_all(&mut *transaction).await.map_err(&failed)?;
         let mut rows = Vec::with_capacity(found.len());
         for row in found {
             let kind: String = row.try_get("kind").map_err(&failed)?;
@@ -70,15 +81,10 @@ impl Postgres {
     }
 
     pub(super) async fn wait_until_due(&self) -> Result<Option<Duration>, Error> {
-        // Rows that another relay is publishing right now are skipped: waiting for them is not this relay's work, and
-        // answering "now" would make it ask again and again. The lock ends with the statement.
-        let left: Option<i64> = sqlx::query_scalar(
-            "SELECT (extract(epoch FROM due_at - clock_timestamp()) * 1000000)::bigint
-             FROM weft.outbox ORDER BY due_at, id LIMIT 1 FOR UPDATE SKIP LOCKED",
-        )
-        .fetch_optional(&self.claims)
-        .await
-        .map_err(self.map("look for the next due message"))?;
+        let left: Option<i64> = sqlx::query_scalar(NEXT)
+            .fetch_optional(&self.claims)
+            .await
+            .map_err(self.map("look for the next due message"))?;
         Ok(left.map(duration))
     }
 }
@@ -109,28 +115,14 @@ impl Batch {
         let refused = |error| map(&self.address, "finish published messages", error);
         if !published.is_empty() {
             let ids: Vec<i64> = published.iter().map(|id| id.0).collect();
-            sqlx::query("DELETE FROM weft.outbox WHERE id = ANY ($1)")
-                .bind(ids)
-                .execute(&mut *self.transaction)
-                .await
-                .map_err(refused)?;
+            sqlx::query(PUBLISHED).bind(ids).execute(&mut *self.transaction).await.map_err(refused)?;
         }
         if !failed.is_empty() {
             let ids: Vec<i64> = failed.iter().map(|(id, _, _)| id.0).collect();
             let waits: Vec<i64> = failed.iter().map(|(_, wait, _)| micros(*wait)).collect();
             let reasons: Vec<_> = failed.iter().map(|(_, _, reason)| text(reason)).collect();
-            sqlx::query(
-                "UPDATE weft.outbox AS o SET
-                     tries = o.tries + 1, last_error = f.reason, failing_since = coalesce(o.failing_since, o.due_at),
-                     due_at = clock_timestamp() + f.wait * interval '1 microsecond'
-                 FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS f(id, wait, reason) WHERE o.id = f.id",
-            )
-            .bind(ids)
-            .bind(waits)
-            .bind(reasons)
-            .execute(&mut *self.transaction)
-            .await
-            .map_err(refused)?;
+            let failed = sqlx::query(FAILED).bind(ids).bind(waits).bind(reasons);
+            failed.execute(&mut *self.transaction).await.map_err(refused)?;
         }
         self.transaction.commit().await.map_err(|error| map(&self.address, "finish published messages", error))
     }

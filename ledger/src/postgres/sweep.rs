@@ -30,7 +30,7 @@ const LOOKS: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Raises the floor above which a deleted key starts again.
-const RAISE: &str = "
+pub(super) const RAISE: &str = "
     INSERT INTO weft.swept AS s (function, fence)
     SELECT function, max(fence) FROM weft.invocation
     WHERE ctid >= format('(%s,0)', $1::bigint)::tid AND ctid < format('(%s,0)', $2::bigint)::tid
@@ -54,7 +54,7 @@ const STILL_WRITING: &str = "
 /// A row that a claim holds is skipped, and the conditions are checked again on the locked version. A row whose fence
 /// the floor does not cover expired only after it was raised, and is left to the next round. What is deleted is counted,
 /// so that the books balance.
-const DELETE: &str = "
+pub(super) const DELETE: &str = "
     WITH gone AS (
         DELETE FROM weft.invocation WHERE ctid = ANY (ARRAY(
             SELECT i.ctid FROM weft.invocation i
@@ -87,7 +87,7 @@ impl Postgres {
         let mut walk = self.sweep_walk.lock().await;
         let pages: i64 =
             sqlx::query("SELECT pg_relation_size('weft.invocation') / current_setting('block_size')::bigint")
-                .fetch_one(&self.general)
+                .fetch_one(&self.sweeps)
                 .await
                 .and_then(|row| row.try_get(0))
                 .map_err(&failed)?;
@@ -97,7 +97,7 @@ impl Postgres {
                 walk.page = 0;
             }
             let (page, end) = (walk.page, walk.page + STEP);
-            let raise = || sqlx::query(RAISE).bind(page).bind(end).fetch_all(&self.general);
+            let raise = || sqlx::query(RAISE).bind(page).bind(end).fetch_all(&self.sweeps);
             let raised = retried!(raise()).map_err(&failed)?;
             let mut more = false;
             if !raised.is_empty() {
@@ -110,7 +110,7 @@ impl Postgres {
                 let delete = || {
                     let room = i64::try_from(room).unwrap_or(i64::MAX);
                     let delete = sqlx::query_scalar(DELETE).bind(page).bind(end).bind(room);
-                    delete.bind(functions.clone()).bind(floors.clone()).fetch_one(&self.general)
+                    delete.bind(functions.clone()).bind(floors.clone()).fetch_one(&self.sweeps)
                 };
                 let gone: i64 = retried!(delete()).map_err(&failed)?;
                 let gone = gone.unsigned_abs();
@@ -142,14 +142,14 @@ impl Postgres {
         if higher.is_empty() {
             return Ok(true);
         }
-        let mut writing: Vec<String> = sqlx::query_scalar(WRITING).fetch_all(&self.general).await?;
+        let mut writing: Vec<String> = sqlx::query_scalar(WRITING).fetch_all(&self.sweeps).await?;
         for _ in 0..LOOKS {
             if writing.is_empty() {
                 floors.extend(higher);
                 return Ok(true);
             }
             tokio::time::sleep(PAUSE).await;
-            writing = sqlx::query_scalar(STILL_WRITING).bind(&writing).fetch_all(&self.general).await?;
+            writing = sqlx::query_scalar(STILL_WRITING).bind(&writing).fetch_all(&self.sweeps).await?;
         }
         Ok(false)
     }
