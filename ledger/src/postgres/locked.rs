@@ -57,14 +57,19 @@ pub(super) fn is_locked(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("55P03")
 }
 
-/// A lock that is taken for a moment, and only where nobody holds one: what is there and was not taken is locked.
+/// A lock that is taken for a moment, and only where nobody holds one: what is there and was not taken is locked. Each row
+/// is reached by its whole key: of an empty table the planner would as soon read all of a function's rows.
 pub(super) const LOCKED: &str = "
     WITH free AS MATERIALIZED (
-        SELECT i.key FROM weft.invocation i WHERE i.function = $1 AND i.key = ANY ($2::text[])
-        FOR NO KEY UPDATE SKIP LOCKED
+        SELECT i.key FROM unnest($2::text[]) AS r(key)
+        CROSS JOIN LATERAL (
+            SELECT v.key FROM weft.invocation v WHERE v.function = $1 AND v.key = r.key
+            FOR NO KEY UPDATE SKIP LOCKED
+        ) AS i
     )
-    SELECT i.key FROM weft.invocation i
-    WHERE i.function = $1 AND i.key = ANY ($2::text[]) AND i.key <> ALL (ARRAY(SELECT f.key FROM free f))";
+    SELECT i.key FROM unnest($2::text[]) AS r(key)
+    CROSS JOIN LATERAL (SELECT v.key FROM weft.invocation v WHERE v.function = $1 AND v.key = r.key OFFSET 0) AS i
+    WHERE i.key <> ALL (ARRAY(SELECT f.key FROM free f))";
 
 impl Postgres {
     /// Those of the requests that an earlier claim ran into and that are locked still.

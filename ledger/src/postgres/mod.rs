@@ -24,8 +24,6 @@ mod sweep;
 #[cfg(feature = "conformance")]
 mod testing;
 mod usage;
-#[cfg(feature = "conformance")]
-pub use testing::Plans;
 
 use std::time::Duration;
 
