@@ -33,7 +33,10 @@ async fn work(subject: &Subject, session: &dyn weft_ledger::NodeSession, round: 
 const PATHS: [(&str, &[&str]); 11] = [
     ("claim", &["Conflict Arbiter Indexes: invocation_pkey", "Index Scan using node_pkey", "tally_pkey"]),
     ("look", &["Index Cond: ((function = $1) AND (key = r.key))", "Index Scan using node_pkey"]),
-    ("locked", &["Index Cond: ((function = $1) AND (key = r.key))", "Index Cond: ((function = $1) AND (key = r_1.key))"]),
+    (
+        "locked",
+        &["Index Cond: ((function = $1) AND (key = r.key))", "Index Cond: ((function = $1) AND (key = r_1.key))"],
+    ),
     ("next", &["Index Scan using outbox_due"]),
     ("settle", &["Index Cond: ((function = $1) AND (key = r.key))", "Tid Scan"]),
     ("take", &["Index Scan using outbox_due", "Index Cond: (due_at <= $0)"]),
