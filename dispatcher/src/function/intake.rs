@@ -251,8 +251,8 @@ impl Core {
         match verdict {
             Verdict::Run(claim) => {
                 crash::point(Point::AfterClaim);
-                // A retry that was due, won by a duplicate of its event.
-                *known += u64::from(fresh && claim.attempt.0 > 1);
+                // A retry or a redrive that was due, won by a duplicate of its event.
+                *known += u64::from(fresh && is_known(&claim));
                 // The claim proves that the ledger knows this payload, so rivals are mismatches now.
                 let rivals = std::mem::take(&mut invocation.rivals);
                 self.granted(key, claim, lost, now);
@@ -366,6 +366,12 @@ impl Core {
             self.to_claim.push_back(key.clone());
         }
     }
+}
+
+/// Whether the event was here before this claim. An attempt that a neighbour's crash ended counts as a crash and not as
+/// an attempt.
+fn is_known(claim: &Claim) -> bool {
+    claim.attempt.0 > 1 || claim.crashes > 0 || claim.epoch.0 > 0
 }
 
 /// Whether what would be refused by now has to die. Too old is what has not begun in time, by the event's own time, and

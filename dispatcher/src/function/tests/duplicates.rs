@@ -13,6 +13,17 @@ fn a_duplicate_of_what_runs_here_joins_it_and_shares_its_ack() {
 }
 
 #[test]
+fn a_duplicate_that_wins_the_due_retry_of_its_event_is_counted_whatever_the_retry_is_for() {
+    let redriven = Claim { epoch: Epoch(1), ..claim(9, 1, 0) };
+    for (won, counted) in [(claim(1, 1, 0), 0), (claim(2, 2, 0), 1), (claim(2, 1, 1), 1), (redriven, 1)] {
+        let mut bench = bench(1, 1);
+        let asked = claimed(&bench.deliver(vec![message("k", "a")]));
+        bench.verdicts(&asked, vec![Verdict::Run(won)]);
+        assert_eq!(bench.stats.duplicates.load(std::sync::atomic::Ordering::Relaxed), counted, "{won:?}");
+    }
+}
+
+#[test]
 fn another_payload_under_a_key_that_runs_is_buried_as_a_mismatch() {
     let mut bench = bench(1, 1);
     bench.running("k");
