@@ -4,6 +4,7 @@
 //! [`outage`], [`caps`], [`rate`], [`total`], [`batch`], [`ordering`], [`deadline`] and [`stopping`] the rules, with no I/O
 //! in them.
 
+mod backlog;
 mod batch;
 mod caps;
 pub(crate) mod core;

@@ -6,19 +6,15 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use weft_schemas::manifest::{Function, KeepAlive};
 
+use super::backlog::Backlog;
 use super::core::{Action, Core, Now, Phase, WorkerPhase, WorkerState};
 use super::timer::{Timer, What};
-use crate::broker::Counts;
 use crate::link::WorkerId;
 use crate::scale::adaptive::{Adaptive, Pattern};
 use crate::scale::{self, Decision, Memory, Policy, Provisioned, Schedule, Signals, Wish, budget, schedule};
 use crate::spans;
 use crate::status::{Scaled, Throttle};
 
-/// How often the broker is asked what is behind the events that are here, while there may be any.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long such an answer is believed.
-const BELIEVED: Duration = Duration::from_secs(5);
 /// How long what is provisioned is taken for known: the wall clock may be set.
 const RESCHEDULE: Duration = Duration::from_secs(60);
 /// How often the numbers for people are brought up to date while nothing is decided anew.
@@ -37,15 +33,7 @@ pub(super) struct Scaling {
     provisioned: Option<(Provisioned, Timestamp)>,
     last: Option<Decision>,
     told: Option<Instant>,
-    /// Deliveries that are neither acked nor handed back.
-    held: usize,
-    /// The broker answers. What is not known of it is not the same as nothing.
-    connected: bool,
-    /// What was behind at the broker, and when it said so.
-    behind: Option<(u64, Instant)>,
-    /// When the broker was last asked, and whether it has yet to answer.
-    asked: Option<Instant>,
-    asking: bool,
+    pub backlog: Backlog,
     /// What was last asked of the node, how many workers it lets us have, and whether it has yet to answer.
     wished: Option<Wish>,
     granted: u32,
@@ -67,11 +55,7 @@ impl Scaling {
             provisioned: None,
             last: None,
             told: None,
-            held: 0,
-            connected: true,
-            behind: None,
-            asked: None,
-            asking: false,
+            backlog: Backlog::default(),
             wished: None,
             granted: 0,
             wishing: false,
@@ -391,69 +375,6 @@ impl Core {
         });
     }
 
-    /// Whether the broker has handed out all that it may, so that more may be behind.
-    fn is_full(&self) -> bool {
-        let settled = self.actions.iter().map(let_go).sum();
-        self.scaling.held.saturating_sub(settled) >= self.bounds.prefetch as usize
-    }
-
-    fn behind(&self, now: Now) -> Option<u64> {
-        if !self.scaling.connected {
-            return None;
-        }
-        if !self.is_full() {
-            return Some(0);
-        }
-        let (behind, at) = self.scaling.behind?;
-        (now.mono.saturating_duration_since(at) <= BELIEVED).then_some(behind)
-    }
-
-    /// Asks the broker what is behind, when something may be; says when to ask again.
-    fn look_behind(&mut self, now: Now) -> Option<Instant> {
-        if self.draining || !self.scaling.connected || self.scaling.asking || !self.is_full() {
-            return None;
-        }
-        let due = self.scaling.asked.map_or(now.mono, |asked| asked + LOOK_EVERY);
-        if due > now.mono {
-            return Some(due);
-        }
-        self.scaling.asked = Some(now.mono);
-        self.scaling.asking = true;
-        self.actions.push(Action::LookBehind);
-        None
-    }
-
-    /// The broker's answer; `None`: it cannot say.
-    pub(super) fn on_behind(&mut self, counts: Option<Counts>, now: Now) {
-        self.scaling.asking = false;
-        self.scaling.behind = counts.map(|counts| {
-            // Other dispatchers take their part of it.
-            let takers = u64::from(counts.consumers.unwrap_or(1).max(1));
-            (counts.ready.div_ceil(takers), now.mono)
-        });
-    }
-
-    pub(super) fn on_broker(&mut self, connected: bool) {
-        self.scaling.connected = connected;
-        self.scaling.behind = None;
-    }
-
-    /// Counts deliveries, and what has been let go of.
-    pub(super) fn count_held(&mut self, actions: &[Action]) {
-        let settled: usize = actions.iter().map(let_go).sum();
-        self.scaling.held = self.scaling.held.saturating_sub(settled);
-    }
-
-    pub(super) fn arrived(&mut self, deliveries: usize, now: Now) {
-        self.scaling.held = self.scaling.held.saturating_add(deliveries);
-        self.scaling.memory.arrived(now.mono, count(deliveries));
-    }
-
-    /// Deliveries were dropped that the broker has taken back.
-    pub(super) fn let_go_of(&mut self, deliveries: usize) {
-        self.scaling.held = self.scaling.held.saturating_sub(deliveries);
-    }
-
     fn look_again(&mut self, at: Instant) {
         if self.scaling.armed.is_none_or(|armed| at < armed) {
             self.scaling.armed = Some(at);
@@ -486,14 +407,6 @@ impl WorkerState {
 
     pub(super) fn is_idle(&self) -> bool {
         self.is_up() && self.running.is_empty()
-    }
-}
-
-/// How many deliveries an action lets go of.
-fn let_go(action: &Action) -> usize {
-    match action {
-        Action::Ack(ids) | Action::Requeue(ids) => ids.len(),
-        _ => 0,
     }
 }
 
