@@ -41,7 +41,7 @@ pub(crate) const TURN: Duration = Duration::from_secs(5);
 /// dispatchers.
 ///
 /// Whoever computes it from the same numbers gets the same parts, and their sum is not more than `total`.
-pub(crate) fn share(total: u32, others: &[(String, u32)], me: &str, wanted: u32, turn: u64) -> u32 {
+fn share(total: u32, others: &[(String, u32)], me: &str, wanted: u32, turn: u64) -> u32 {
     let mut all: Vec<(u32, &str)> = others.iter().map(|(node, wanted)| ((*wanted).min(total), node.as_str())).collect();
     all.push((wanted.min(total), me));
     all.sort_unstable_by_key(|(_, node)| *node);
@@ -61,8 +61,22 @@ pub(crate) fn share(total: u32, others: &[(String, u32)], me: &str, wanted: u32,
     0
 }
 
-/// What a dispatcher holds after asking, given what the others hold.
-pub(crate) fn held(ask: PermitAsk, others: u32, share: u32) -> u32 {
+/// What another dispatcher holds, and what it could use.
+pub(crate) struct Other {
+    pub node: String,
+    pub held: u32,
+    pub wanted: u32,
+}
+
+/// What a dispatcher has after asking, given what the others hold and want in this turn.
+pub(crate) fn exchange(ask: PermitAsk, me: &str, others: Vec<Other>, turn: u64) -> Permits {
+    let taken = others.iter().map(|other| other.held).fold(0, u32::saturating_add);
+    let wants: Vec<(String, u32)> = others.into_iter().map(|other| (other.node, other.wanted)).collect();
+    let share = share(ask.total, &wants, me, ask.wanted, turn);
+    Permits { held: held(ask, taken, share), share }
+}
+
+fn held(ask: PermitAsk, others: u32, share: u32) -> u32 {
     let free = ask.total.saturating_sub(others);
     share.min(free).max(ask.keep)
 }

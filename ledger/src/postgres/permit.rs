@@ -5,7 +5,7 @@ use weft_schemas::FunctionName;
 
 use super::{Postgres, retried};
 use crate::codec::{count, micros};
-use crate::permit::{PERMIT_GRACE, TURN, held, share};
+use crate::permit::{Other, PERMIT_GRACE, TURN, exchange};
 use crate::{Error, Owner, PermitAsk, Permits};
 
 /// Held until the commit, so that the statements after it see what all before it have written. Answers whether the owner
@@ -70,17 +70,17 @@ impl Postgres {
             .bind(micros(PERMIT_GRACE))
             .fetch_all(&mut *transaction)
             .await?;
-        let taken = others.iter().map(|(_, held, _)| u32::try_from(*held).unwrap_or(0)).fold(0, u32::saturating_add);
-        let wants: Vec<(String, u32)> =
-            others.into_iter().map(|(node, _, wanted)| (node, u32::try_from(wanted).unwrap_or(0))).collect();
+        let number = |count: i32| u32::try_from(count).unwrap_or(0);
+        let others =
+            others.into_iter().map(|(node, held, wanted)| Other { node, held: number(held), wanted: number(wanted) });
         let turn = u64::try_from(turn).unwrap_or(0);
-        let part = share(ask.total, &wants, owner.node.as_str(), ask.wanted, turn);
+        let given = exchange(ask, owner.node.as_str(), others.collect(), turn);
         let number = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
         let got: i32 = sqlx::query_scalar(TAKE)
             .bind(function.as_str())
             .bind(owner.node.as_str())
             .bind(owner.incarnation)
-            .bind(number(held(ask, taken, part)))
+            .bind(number(given.held))
             .bind(number(ask.keep))
             .bind(number(ask.total))
             .bind(number(ask.wanted))
@@ -88,6 +88,6 @@ impl Postgres {
             .fetch_one(&mut *transaction)
             .await?;
         transaction.commit().await?;
-        Ok((got, part))
+        Ok((got, given.share))
     }
 }

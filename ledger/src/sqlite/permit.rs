@@ -5,7 +5,7 @@ use weft_schemas::FunctionName;
 
 use super::{Sqlite, now};
 use crate::codec::micros;
-use crate::permit::{PERMIT_GRACE, TURN, held, share};
+use crate::permit::{Other, PERMIT_GRACE, TURN, exchange};
 use crate::{Error, Owner, PermitAsk, Permits};
 
 const OTHERS: &str = "
@@ -49,21 +49,19 @@ impl Sqlite {
             .fetch_all(&mut *transaction)
             .await
             .map_err(&failed)?;
-        let taken = others.iter().map(|(_, held, _)| *held).fold(0, u32::saturating_add);
-        let wants: Vec<(String, u32)> = others.into_iter().map(|(node, _, wanted)| (node, wanted)).collect();
+        let others = others.into_iter().map(|(node, held, wanted)| Other { node, held, wanted });
         let turn = u64::try_from(at / micros(TURN)).unwrap_or(0);
-        let part = share(ask.total, &wants, owner.node.as_str(), ask.wanted, turn);
-        let got = held(ask, taken, part);
+        let given = exchange(ask, owner.node.as_str(), others.collect(), turn);
         sqlx::query(TAKE)
             .bind(function.as_str())
             .bind(owner.node.as_str())
             .bind(owner.incarnation)
-            .bind(got)
+            .bind(given.held)
             .bind(ask.wanted)
             .execute(&mut *transaction)
             .await
             .map_err(&failed)?;
         transaction.commit().await.map_err(&failed)?;
-        Ok(Permits { held: got, share: part })
+        Ok(given)
     }
 }
