@@ -94,23 +94,25 @@ pub(crate) async fn run(
         () = sleep_until(ctx.deadline()) => Stop::Deadline,
     };
     ctx.cancel();
-    let answer = match timeout(GRACE, &mut task).await {
-        Ok(answer) => answer.unwrap_or(Answer::None),
-        Err(_) => {
-            task.abort();
-            // Wait for the future to be dropped, so that its transaction is rolled back before the outcome is known.
-            match timeout(GRACE, &mut task).await {
-                Ok(answer) => answer.unwrap_or(Answer::None),
-                Err(_) => {
-                    spans.in_scope(|| warn!("handler blocks its thread and cannot be stopped"));
-                    // Not answered: the dispatcher takes that for a worker that does not obey, and replaces it. An
-                    // answer would keep a process whose threads are used up one by one, until nothing runs in it.
-                    (&mut task).await.unwrap_or(Answer::None)
-                }
-            }
-        }
-    };
+    let answer = within_grace(&mut task, spans).await.unwrap_or(Answer::None);
     finish(Some(stop), answer, &ctx, spans)
+}
+
+/// What a handler that was told to stop came to: its answer within the grace, or `None` as soon as its future has been
+/// dropped.
+pub(crate) async fn within_grace<T>(task: &mut AbortOnDropHandle<T>, spans: &AttemptSpans) -> Option<T> {
+    if let Ok(answer) = timeout(GRACE, &mut *task).await {
+        return answer.ok();
+    }
+    task.abort();
+    // Wait for the future to be dropped, so that its transactions are rolled back before the outcome is known.
+    if let Ok(answer) = timeout(GRACE, &mut *task).await {
+        return answer.ok();
+    }
+    spans.in_scope(|| warn!("handler blocks its thread and cannot be stopped"));
+    // Not answered: the dispatcher takes that for a worker that does not obey, and replaces it. An answer would keep a
+    // process whose threads are used up one by one, until nothing runs in it.
+    task.await.ok()
 }
 
 /// What an attempt came to, with the effects that it leaves.

@@ -14,7 +14,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
@@ -22,7 +22,7 @@ use weft_process::crash::{self, Point};
 use weft_schemas::FunctionName;
 use weft_schemas::frame::InvocationId;
 
-use crate::attempt::{Answer, Entered, Finished, GRACE, IN_HANDLER, Stop, finish, panic_text};
+use crate::attempt::{Answer, Entered, Finished, IN_HANDLER, Stop, finish, panic_text, within_grace};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::handler::{parse, to_json};
@@ -200,21 +200,7 @@ pub(crate) async fn run(on: &Handle, handler: BatchHandler, members: &[Member], 
     };
     batch.0.cancel.cancel();
     members.iter().for_each(|member| member.ctx.cancel());
-    let all = match timeout(GRACE, &mut task).await {
-        Ok(all) => all.unwrap_or(All::None),
-        Err(_) => {
-            task.abort();
-            // Wait for the future to be dropped, so that its transactions are rolled back before the outcome is known.
-            match timeout(GRACE, &mut task).await {
-                Ok(all) => all.unwrap_or(All::None),
-                Err(_) => {
-                    first.spans.in_scope(|| warn!("handler blocks its thread and cannot be stopped"));
-                    // Not answered: the dispatcher takes that for a worker that does not obey, and replaces it.
-                    (&mut task).await.unwrap_or(All::None)
-                }
-            }
-        }
-    };
+    let all = within_grace(&mut task, &first.spans).await.unwrap_or(All::None);
     finish_all(Some(stop), all, members)
 }
 
