@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use weft_tests::{Process, poll};
 
+use crate::isolation_stage::{result, started_or_refused};
 use crate::system_stage::{LIMIT, Stage, admin, complaints, stop};
 
 /// `confined` with the given keys, and `noop`, which must go on whatever the other does.
@@ -29,20 +30,6 @@ fn stage(keys: &str) -> Stage {
 async fn live(stage: &Stage, dispatcher: &mut Process) -> Value {
     let admin = admin(dispatcher).await;
     stage.json(&["functions", "confined", "--json", "--admin", &admin]).await[0]["live"].clone()
-}
-
-/// Sends one event to `confined` and returns the handler's result.
-async fn result(stage: &Stage, id: &str, ask: &Value) -> Value {
-    stage.publish("confined.event", id, ask).await;
-    let done = poll(&format!("{id} has succeeded"), LIMIT, || async {
-        let all = stage.invocations(&[]).await;
-        let fits =
-            |one: &&Value| one["key"].as_str().is_some_and(|key| key.contains(id)) && one["state"] == "succeeded";
-        let found = all.iter().find(fits).cloned();
-        found.ok_or(all)
-    })
-    .await;
-    serde_json::from_str(done["result"].as_str().unwrap()).unwrap()
 }
 
 async fn others_go_on(stage: &Stage) {
@@ -118,14 +105,7 @@ fn with_marker(marker: &str) -> Vec<String> {
 #[tokio::test]
 async fn a_fork_bomb_stays_within_its_workers_limit_and_goes_with_its_worker() {
     let stage = stage("limits = { processes = 40 }\nkeep_alive = \"0s\"");
-    // Where processes cannot be counted the demand is refused: that it is, is what there is to see then.
-    let machine = stage.weft(&["doctor", "--json"]).run(LIMIT).await.text();
-    if !machine.contains("pids: by cgroup") {
-        let refused = stage.dispatcher(&[]).run(LIMIT).await.code(9).text();
-        assert!(refused.contains("W0504") && refused.contains("limits.processes"), "{refused}");
-        return;
-    }
-    let dispatcher = stage.start(&[]).await;
+    let Some(dispatcher) = started_or_refused(&stage, "pids: by cgroup", "limits.processes").await else { return };
     let seen = result(&stage, "one", &json!({ "do": "look" })).await;
     assert_eq!(seen["processes"], "40", "no bomb without a limit: {seen:#}");
     let marker = format!("bomb-{:016x}", fastrand::u64(..));
@@ -147,13 +127,7 @@ async fn a_fork_bomb_stays_within_its_workers_limit_and_goes_with_its_worker() {
 #[tokio::test]
 async fn a_disk_filler_is_told_that_its_folder_is_full_and_nothing_is_left_of_it() {
     let stage = stage("limits = { disk = \"8MiB\" }");
-    let machine = stage.weft(&["doctor", "--json"]).run(LIMIT).await.text();
-    if !machine.contains("disk: by a private tmpfs") {
-        let refused = stage.dispatcher(&[]).run(LIMIT).await.code(9).text();
-        assert!(refused.contains("W0504") && refused.contains("limits.disk"), "{refused}");
-        return;
-    }
-    let dispatcher = stage.start(&[]).await;
+    let Some(dispatcher) = started_or_refused(&stage, "disk: by a private tmpfs", "limits.disk").await else { return };
     let filled = result(&stage, "fill", &json!({ "do": "fill", "mib": 64 })).await;
     assert_eq!(filled["error"], "StorageFull", "{filled:#}");
     assert!((6..=8).contains(&filled["written"].as_u64().unwrap()), "{filled:#}");

@@ -19,6 +19,7 @@ mod compose;
 mod harness;
 mod isolation_deadline;
 mod isolation_limits;
+mod isolation_stage;
 mod isolation_walls;
 mod ledger_faults;
 mod ledger_postgres;
