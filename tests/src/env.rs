@@ -12,6 +12,10 @@ pub const AMQP_URL: &str = "WEFT_TEST_AMQP_URL";
 pub const RABBITMQ_API: &str = "WEFT_TEST_RABBITMQ_API";
 /// The folder with the built binaries. Set: they are taken as they are. Unset: [`crate::bin`] builds first.
 pub const BIN_DIR: &str = "WEFT_TEST_BIN_DIR";
+/// A Python interpreter with the packages of `tests/clients/requirements.txt`.
+pub const PYTHON: &str = "WEFT_TEST_PYTHON";
+/// A folder `node_modules` with the packages of `tests/clients/package.json`.
+pub const NODE_MODULES: &str = "WEFT_TEST_NODE_MODULES";
 
 /// The value of `name`, if it is set and not empty.
 pub(crate) fn get(name: &str) -> Option<String> {

@@ -12,6 +12,7 @@
 //! itself here.
 
 mod binary;
+mod clients;
 mod disk;
 pub mod env;
 mod error;
@@ -25,6 +26,7 @@ mod rabbit;
 mod redis;
 
 pub use binary::bin;
+pub use clients::{node, node_modules, python};
 pub use disk::SmallDisk;
 pub use error::Error;
 pub use poll::{poll, poll_every};

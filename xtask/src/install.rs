@@ -18,6 +18,10 @@ const NEEDED: &[(&str, &[&str], &str)] = &[
     ("c++", &[], "g++"),
 ];
 
+/// What the functions in other languages need.
+const LANGUAGES: &[(&str, &[&str], &str)] =
+    &[("python3", &[], "python3-venv"), ("node", &[], "nodejs"), ("npm", &[], "npm")];
+
 /// Addresses in the environment stand in for a server: then it need not be installed.
 const STAND_INS: &[(&str, &[&str])] = &[
     ("WEFT_TEST_POSTGRES_URL", &["initdb"]),
@@ -30,7 +34,19 @@ const STAND_INS: &[(&str, &[&str])] = &[
 /// # Errors
 /// Something is missing and was not installed; the text says what to install.
 pub fn servers(allowed: bool) -> Result<(), String> {
-    let missing = missing();
+    packages(allowed, missing)
+}
+
+/// Sees to it that Python, with its module `venv`, and Node are there.
+///
+/// # Errors
+/// As [`servers`].
+pub fn clients(allowed: bool) -> Result<(), String> {
+    packages(allowed, missing_languages)
+}
+
+fn packages(allowed: bool, look: fn() -> Vec<&'static str>) -> Result<(), String> {
+    let missing = look();
     if missing.is_empty() {
         return Ok(());
     }
@@ -60,13 +76,29 @@ pub fn servers(allowed: bool) -> Result<(), String> {
     let mut install = vec!["install", "-y", "--no-install-recommends"];
     install.extend(missing.iter().copied());
     apt(&install)?;
-    match self::missing().as_slice() {
+    match look().as_slice() {
         [] => Ok(()),
         still => Err(format!("still missing after the installation: {}", still.join(", "))),
     }
 }
 
-/// The packages of what is missing.
+/// The packages of the languages that are missing.
+fn missing_languages() -> Vec<&'static str> {
+    let mut packages: Vec<&'static str> = LANGUAGES
+        .iter()
+        .filter(|(program, folders, _)| !is_there(program, folders))
+        .map(|(_, _, package)| *package)
+        .collect();
+    // Debian's Python comes without what makes environments.
+    if packages.first() != Some(&"python3-venv")
+        && !run::works(run::program("python3").args(["-c", "import ensurepip, venv"]))
+    {
+        packages.push("python3-venv");
+    }
+    packages
+}
+
+/// The packages of the servers that are missing.
 fn missing() -> Vec<&'static str> {
     let stood_in: Vec<&str> = STAND_INS
         .iter()

@@ -4,6 +4,7 @@
 
 mod arch;
 mod check;
+mod clients;
 mod failures;
 mod fuzz;
 mod install;
@@ -20,6 +21,7 @@ cargo xtask test [--no-install] [FILTER…]   every test of the workspace, on re
 cargo xtask check                           format, lints, architecture, dependency rules
 cargo xtask fuzz [--seconds N] [TARGET…]     event, frame and manifest on hostile input
 cargo xtask soak [--minutes N] [--seed S]   random faults to everything, and a judge; see docs/soak.md
+cargo xtask clients                         what the tests need of PyPI and npm, in target/clients/
 cargo xtask arch                            who may depend on whom";
 
 fn main() -> ExitCode {
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         Some("test") => test::run(&rest),
         Some("check") => check::run(),
         Some("fuzz") => fuzz::run(&rest),
+        Some("clients") => clients::run(),
         Some("arch") => arch::run(),
         Some("soak") => soak::run(&rest),
         Some("help" | "--help" | "-h") => {

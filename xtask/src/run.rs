@@ -42,6 +42,14 @@ pub fn output(command: &mut Command) -> Result<Output, String> {
     Err(format!("{} ended with {}: {}", shown(command), output.status, String::from_utf8_lossy(&output.stderr).trim()))
 }
 
+/// Runs to the end with its standard output dropped: for programs whose output would be taken for ours.
+///
+/// # Errors
+/// As [`succeed`].
+pub fn quietly(command: &mut Command) -> Result<(), String> {
+    succeed(command.stdout(Stdio::null()))
+}
+
 /// Whether the program is there and says yes.
 pub fn works(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use crate::outcome::{self, Outcome};
 use crate::services::Services;
-use crate::{fuzz, run};
+use crate::{clients, fuzz, run};
 
 /// Suites that must have tests: (package, test program, how a test's name begins).
 const REQUIRED: &[(&str, &str, &str)] = &[
@@ -26,6 +26,7 @@ const REQUIRED: &[(&str, &str, &str)] = &[
     ("weft-tests", "it", "state_redis::"),
     ("weft-tests", "it", "worker_postgres::"),
     ("weft-tests", "it", "compose::"),
+    ("weft-tests", "it", "runtimes::"),
     ("weft-tests", "it", "soak::"),
     ("weft-tests", "it", "system_"),
     ("weft-tests", "it", "cases_"),
@@ -61,6 +62,12 @@ pub fn run(args: &[String]) -> Result<(), String> {
         }
     }
     crate::install::servers(install)?;
+    let clients = if install {
+        crate::install::clients(true)?;
+        clients::install()?
+    } else {
+        clients::present()
+    };
 
     println!("building");
     run::succeed(run::cargo().arg("build").args(WORKSPACE).args(["--lib", "--bins", "--tests", "--examples"]))?;
@@ -72,6 +79,7 @@ pub fn run(args: &[String]) -> Result<(), String> {
     let services = Services::start(&bin)?;
     let mut environment = services.variables.clone();
     environment.push(("WEFT_TEST_BIN_DIR".to_owned(), bin.display().to_string()));
+    environment.extend(clients);
     let run = if run::works(run::cargo().args(["nextest", "--version"])) { with_nextest } else { with_libtest };
     let (mut total, mut ok) = run(&filters, &environment)?;
 

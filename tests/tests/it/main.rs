@@ -28,6 +28,7 @@ mod outage_ledger;
 mod outage_matrix;
 mod outage_stage;
 mod outage_steps;
+mod runtimes;
 mod scale_bounds;
 mod scale_schedule;
 mod soak;
