@@ -213,11 +213,15 @@ impl FunctionStats {
         self.metrics.record(Metric::QueueWait, &self.name, duration);
     }
 
-    /// A handler was busy this long.
+    /// An attempt took this long from its handler's entry to its answer.
     pub(crate) fn ran(&self, duration: Duration) {
+        self.metrics.record(Metric::InvokeDuration, &self.name, duration);
+    }
+
+    /// A handler was busy this long with one call: what is billed.
+    pub(crate) fn busy(&self, duration: Duration) {
         let ms = u64::try_from(duration.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX);
         self.billed_ms.fetch_add(ms, Ordering::Relaxed);
-        self.metrics.record(Metric::InvokeDuration, &self.name, duration);
     }
 
     /// A worker took this long from its start until it was ready.
@@ -226,7 +230,7 @@ impl FunctionStats {
     }
 
     /// What has been used since the start.
-    fn used(&self, now: Instant) -> Used {
+    pub(crate) fn used(&self, now: Instant) -> Used {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (billed_ms, memory_mb) = (read(&self.billed_ms), read(&self.memory_mb));
         let worker_ms = u64::try_from(lock(&self.alive).up_to(now).as_millis()).unwrap_or(u64::MAX);

@@ -205,6 +205,8 @@ pub(crate) struct Running {
     pub sample: Option<Sampled>,
     /// Our right was lost while it ran: whatever it answers, ask the ledger.
     pub superseded: bool,
+    /// When it was handed to its worker.
+    pub began: Instant,
     /// When it should have ended by itself at the latest.
     pub overdue_at: Instant,
 }

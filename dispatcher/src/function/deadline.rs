@@ -56,6 +56,9 @@ impl Core {
         let guilty =
             call.into_iter().filter(|(_, key)| self.running_of(key).is_some_and(|running| !running.superseded));
         let guilty: Vec<(InvocationId, Key)> = guilty.collect();
+        if let Some(worker) = self.workers.get(&id) {
+            self.bill_unanswered(worker, guilty.iter().map(|(invocation, _)| *invocation), now);
+        }
         if let Some(worker) = self.workers.get_mut(&id) {
             for (invocation, _) in &guilty {
                 worker.ended(*invocation);

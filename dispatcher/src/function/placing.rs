@@ -6,7 +6,7 @@ use weft_ledger::Claim;
 use weft_schemas::frame::{InvocationId, Invoke};
 use weft_schemas::{ErrorInfo, Key, Outcome};
 
-use super::core::{Action, Core, Now, Phase, Running, Sampled, WorkerPhase};
+use super::core::{Action, Core, Now, Phase, Running, Sampled, WorkerPhase, WorkerState};
 use super::deadline::OVERDUE;
 use super::timer::{Timer, What};
 use crate::link::{Ending, FromWorker, Registered, WorkerId};
@@ -121,7 +121,7 @@ impl Core {
             trace: spans::context(&invocation.step),
         };
         let overdue_at = now.mono + self.function.timeout + OVERDUE;
-        let running = Running { claim, id, worker, sample, superseded: false, overdue_at };
+        let running = Running { claim, id, worker, sample, superseded: false, began: now.mono, overdue_at };
         invocation.phase = Phase::Running(Box::new(running));
         self.timers.push(Timer::new(overdue_at, What::Overdue(worker, id)));
         self.count_start(now);
@@ -137,13 +137,14 @@ impl Core {
             FromWorker::Ready { registered, init } => self.on_ready(id, &registered, init, now),
             FromWorker::Outcome { id: invocation, outcome, emits, entered_us } => {
                 let Some(worker) = self.workers.get_mut(&id) else { return };
+                let last_of_call = worker.call_of(invocation).len() <= 1;
                 let Some(key) = worker.ended(invocation) else { return };
                 worker.fresh = false;
                 if worker.running.is_empty() {
                     self.fell_idle(id, now);
                 }
                 self.look_at_condemned(id, now);
-                self.sample(&key, entered_us, now);
+                self.sample(&key, entered_us, last_of_call, now);
                 self.on_outcome(&key, outcome, emits, false, now);
             }
             FromWorker::Spans(spans) => self.actions.push(Action::ForwardSpans(spans)),
@@ -152,10 +153,14 @@ impl Core {
     }
 
     /// Takes the time from the receive of an event to its handler's entry, and from there to its answer.
-    fn sample(&mut self, key: &Key, entered_us: Option<u64>, now: Now) {
+    /// `last_of_call`: its handler is not busy with others of the same call any more.
+    fn sample(&mut self, key: &Key, entered_us: Option<u64>, last_of_call: bool, now: Now) {
         if let Some(entered_us) = entered_us {
             let ran = Duration::from_micros(now.shared_us.saturating_sub(entered_us));
             self.stats.ran(ran);
+            if last_of_call {
+                self.stats.busy(ran);
+            }
             self.scaling.memory.served(ran);
         }
         if let (Some(invocation), Some(entered_us)) = (self.invocations.get(key), entered_us)
@@ -206,12 +211,30 @@ impl Core {
                 "worker went away with work"
             );
         }
+        self.bill_unanswered(&worker, worker.running.keys().copied(), now);
         // One that ignores its deadline still ran there.
         let shared = worker.running.len() + usize::from(worker.condemned) > 1;
         for key in worker.running.into_values() {
             // We killed it for another's sake or for a stop of ours.
             let outcome = if worker.killed { Outcome::Drained } else { crashed.clone() };
             self.on_outcome(&key, outcome, Vec::new(), shared, now);
+        }
+    }
+
+    /// Attempts that end without an answer: when their handlers were entered nobody says, so they were busy from when
+    /// they were handed over. Those of one call are one.
+    pub(super) fn bill_unanswered(
+        &self,
+        worker: &WorkerState,
+        ended: impl IntoIterator<Item = InvocationId>,
+        now: Now,
+    ) {
+        for id in ended {
+            let is_first = worker.call_of(id).first() == Some(&id);
+            let key = worker.running.get(&id).filter(|_| is_first);
+            if let Some(Phase::Running(running)) = key.and_then(|key| Some(&self.invocations.get(key)?.phase)) {
+                self.stats.busy(now.mono.saturating_duration_since(running.began));
+            }
         }
     }
 

@@ -16,6 +16,7 @@ mod scaling;
 mod settling;
 mod stopping;
 mod total;
+mod usage;
 mod verdicts;
 
 use std::path::Path;
