@@ -16,6 +16,7 @@ pub mod outcome;
 pub mod requeue;
 #[cfg(test)]
 mod sample;
+pub mod shape;
 pub mod topic;
 pub mod trace;
 

@@ -151,6 +151,8 @@ fn remove(path: &Path) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used)]
+
     use super::*;
 
     fn folder(name: &str, made_from: &str) -> Folder {

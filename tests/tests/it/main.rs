@@ -16,6 +16,7 @@ mod cases_duplicates;
 mod cases_failures;
 mod cases_pause;
 mod compose;
+mod event_shapes;
 mod harness;
 mod isolation_deadline;
 mod isolation_limits;
