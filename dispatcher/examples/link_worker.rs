@@ -180,6 +180,8 @@ fn be_a_dispatcher() {
             env: vec![(MODE.into(), "deaf".into())],
             cwd: PathBuf::from("/"),
             confinement: Arc::default(),
+            lambda: None,
+            private_tmp: false,
         };
         let start = Start {
             function: "create-order".parse::<FunctionName>().unwrap(),

@@ -110,6 +110,9 @@ impl Dispatcher {
             let in_force = confinement.in_force().iter().map(|(what, how)| format!("{what}: {how}"));
             tracing::info!(function = %function.name, limits = in_force.collect::<Vec<_>>().join(", "), "workers are confined");
             program.confinement = Arc::new(confinement);
+            if let Some(why) = program.keep_tmp(Machine::enter().may_mount()) {
+                tracing::warn!(function = %function.name, why, "workers of a Lambda function share /tmp with the machine");
+            }
             let function = Arc::new(function.clone());
             let admission = Admission::new(Arc::clone(&function)).map_err(|problem| {
                 Report::new(Code::Manifest, format!("failed to read the schema of {}: {problem}", function.name))
@@ -155,7 +158,8 @@ impl Dispatcher {
     async fn probe(&self) -> Result<(), Report> {
         type Distinct<'a> = (&'a std::path::Path, &'a [OsString], &'a [(&'static str, String)]);
         let mut programs: BTreeMap<Distinct<'_>, Vec<&Prepared>> = BTreeMap::new();
-        for prepared in &self.functions {
+        // A Lambda function registers nothing, and what keeps it from starting today may not tomorrow.
+        for prepared in self.functions.iter().filter(|prepared| prepared.program.lambda.is_none()) {
             let Program { path, args, confinement, .. } = &*prepared.program;
             // One that starts freely may not start confined.
             programs.entry((path, args, confinement.in_force())).or_default().push(prepared);

@@ -72,6 +72,7 @@ pub(crate) fn program(function: &FunctionName, error: &ProgramError) -> Report {
         | ProgramError::Missing { .. }
         | ProgramError::NotInPath { .. }
         | ProgramError::NotExecutable { .. }
+        | ProgramError::NoFolder { .. }
         | ProgramError::Folder { .. } => format!(
             "build the program, or correct `command` in [functions.{function}]; a relative path starts at the manifest's folder"
         ),

@@ -80,6 +80,19 @@ fn property(key: &Key) -> Value {
             "minItems": 1,
             "examples": [[key.example]],
         }),
+        Key::MaybeTexts(key) => json!({
+            "description": key.doc,
+            "type": "array",
+            "items": { "type": "string", "minLength": 1 },
+            "minItems": 1,
+            "examples": [[key.example]],
+        }),
+        Key::Word(key, words) => json!({
+            "description": key.doc,
+            "type": "string",
+            "enum": words,
+            "default": words.first(),
+        }),
         Key::TextMap(key) => json!({
             "description": key.doc,
             "type": "object",

@@ -122,6 +122,9 @@ impl Core {
                 Outcome::Failed { error: ErrorInfo::new("ResultTooLarge", text) }
             }
             // What a worker of another make sends is cut and cleaned as one of ours does.
+            Outcome::Retry { error, .. } if self.function.is_terminal(&error.kind) => {
+                Outcome::Failed { error: ErrorInfo::new(error.kind, error.message) }
+            }
             Outcome::Retry { error, after_ms } => {
                 Outcome::Retry { error: ErrorInfo::new(error.kind, error.message), after_ms }
             }

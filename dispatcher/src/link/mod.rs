@@ -1,4 +1,7 @@
-//! The native link: one worker process, the frames to and from it, its output as log lines, and how it ended.
+//! The link: one worker process, what is said to it and by it, its output as log lines, and how it ended.
+//!
+//! There are two kinds, and those above do not know which one a worker has: the native one, frames over a socket
+//! ([`socket`]), and AWS Lambda's Runtime API over HTTP ([`lambda`]).
 //!
 //! [`Worker::launch`] starts a process; everything that happens to it arrives as [`FromWorker`] on one channel. This
 //! module deliberately knows nothing of pools, deadlines or retries: it delivers what a worker says, in order, and
@@ -6,6 +9,7 @@
 
 pub(crate) mod confine;
 mod judge;
+pub(crate) mod lambda;
 mod output;
 mod process;
 mod program;
@@ -28,6 +32,7 @@ use weft_schemas::manifest::Function;
 use weft_schemas::{Event, Outcome};
 
 pub use confine::{Confinement, Machine, Offer, Unfit};
+pub use lambda::Lambda;
 pub use program::{Program, ProgramError};
 
 /// How long a drained worker has to finish and exit before it is sent SIGTERM.
@@ -81,11 +86,16 @@ pub struct Registered {
     pub handlers: Vec<String>,
     /// Handlers of several events in one call.
     pub batch_handlers: Vec<String>,
+    /// Nothing is registered: the program runs whatever it was told to run, as a Lambda function does.
+    pub any: bool,
 }
 
 impl Registered {
     /// What keeps a function from being run by this program, as a clause that fits after "the program"; `None`: nothing.
     pub fn misfit(&self, function: &Function) -> Option<String> {
+        if self.any {
+            return None;
+        }
         let (name, batch) = (&function.handler, function.batch.is_some());
         let (wanted, other) =
             if batch { (&self.batch_handlers, &self.handlers) } else { (&self.handlers, &self.batch_handlers) };

@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Level;
 use weft_schemas::FunctionName;
 
+use super::lambda::Current;
+
 /// The longest line; the rest of a longer one is cut off, and the event says so.
 const MAX_LINE_BYTES: usize = 8 * 1024;
 /// Lines per window and stream: a flood of chatter must not hide the errors.
@@ -32,6 +34,8 @@ const READ_BYTES: usize = 16 * 1024;
 pub(super) struct Labels {
     pub(super) function: FunctionName,
     pub(super) worker: String,
+    /// The call that is under way, where that is known.
+    pub(super) current: Current,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,7 +197,7 @@ impl Rate {
             return;
         }
         self.dropped += 1;
-        let (Labels { function, worker }, stream) = (labels, self.stream.name());
+        let (Labels { function, worker, .. }, stream) = (labels, self.stream.name());
         let flood = self.flood.get_or_insert_with(|| {
             tracing::warn!(%function, worker, stream, "worker writes too much, the rest is dropped");
             Flood::default()
@@ -227,7 +231,7 @@ impl Rate {
     /// Says what a flood has lost, if there was one.
     fn end(&mut self, labels: &Labels) {
         if let Some(Flood { lines, bytes }) = self.flood.take() {
-            let (Labels { function, worker }, stream) = (labels, self.stream.name());
+            let (Labels { function, worker, .. }, stream) = (labels, self.stream.name());
             tracing::warn!(%function, worker, stream, lines, bytes, "worker output dropped, too much of it");
         }
     }
@@ -269,13 +273,15 @@ fn fields_text(fields: &Map<String, Value>) -> String {
 
 /// One line, one event. Target `weft_worker`, so that it can be filtered apart from the dispatcher's own events.
 fn emit(labels: &Labels, stream: Stream, line: &str, cut: bool) {
-    let Labels { function, worker } = labels;
+    let Labels { function, worker, current } = labels;
+    let request = current.get();
+    let request_id = request.as_deref();
     let stream_name = stream.name();
     /// The level of an event is part of its call site: one site for each.
     macro_rules! event {
         ($level:ident, $record:expr) => {
             tracing::event!(
-                target: "weft_worker", Level::$level, %function, worker, stream = stream_name,
+                target: "weft_worker", Level::$level, %function, worker, request_id, stream = stream_name,
                 text = $record.message, fields = fields_text(&$record.rest), "worker log"
             )
         };
@@ -289,10 +295,10 @@ fn emit(labels: &Labels, stream: Stream, line: &str, cut: bool) {
             Level::TRACE => event!(TRACE, said),
         },
         (None, Stream::Stdout) => {
-            tracing::info!(target: "weft_worker", %function, worker, stream = stream_name, text = line, cut, "worker output");
+            tracing::info!(target: "weft_worker", %function, worker, request_id, stream = stream_name, text = line, cut, "worker output");
         }
         (None, Stream::Stderr) => {
-            tracing::warn!(target: "weft_worker", %function, worker, stream = stream_name, text = line, cut, "worker output");
+            tracing::warn!(target: "weft_worker", %function, worker, request_id, stream = stream_name, text = line, cut, "worker output");
         }
     }
 }

@@ -12,6 +12,7 @@ use weft_schemas::manifest::Function;
 use weft_schemas::manifest::env::{EnvError, Reference, expand};
 
 use super::confine::Confinement;
+use super::lambda::{self, Lambda};
 
 /// Where programs are looked up when neither the function nor the dispatcher has a `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -22,12 +23,16 @@ pub struct Program {
     /// Absolute. Symbolic links are kept: some programs look at the name they are called by.
     pub path: PathBuf,
     pub args: Vec<OsString>,
-    /// The worker's environment; nothing is inherited. Each launch adds `WEFT_LINK_FD`, and `HOME` and `TMPDIR` (the
-    /// worker's own folder) unless they stand here.
+    /// The worker's environment; nothing is inherited. Each launch adds `HOME` and `TMPDIR` (the worker's own folder) unless
+    /// they stand here, and what its link needs: `WEFT_LINK_FD`, or the address of its Runtime API.
     pub env: Vec<(OsString, OsString)>,
-    /// Absolute; the manifest's folder.
+    /// Absolute; the manifest's folder, or the one that the function names.
     pub cwd: PathBuf,
     pub confinement: Arc<Confinement>,
+    /// It speaks AWS Lambda's Runtime API; `None`: Weft's own frames.
+    pub lambda: Option<Arc<Lambda>>,
+    /// Its workers see a folder of their own as `/tmp`.
+    pub private_tmp: bool,
 }
 
 impl fmt::Debug for Program {
@@ -57,17 +62,31 @@ pub enum ProgramError {
     NotExecutable { program: String, path: PathBuf },
     #[error("set the worker's variable {name:?}")]
     Variable { name: String, source: EnvError },
+    #[error("enter the function's root {path:?}: there is no such folder")]
+    NoFolder { path: PathBuf },
     #[error("make {path:?} absolute")]
     Folder { path: PathBuf, source: std::io::Error },
 }
 
 impl Program {
+    /// Keeps `/tmp` to each worker where that is possible: of a Lambda function, on a machine that lets this process mount.
+    /// Why not, where it should be; for people.
+    pub fn keep_tmp(&mut self, may_mount: bool) -> Option<String> {
+        self.lambda.as_ref()?;
+        if !may_mount {
+            return Some("the dispatcher needs CAP_SYS_ADMIN to mount".to_owned());
+        }
+        let shared = lambda::needs_shared_tmp(self);
+        self.private_tmp = shared.is_none();
+        shared
+    }
+
     /// Finds a function's program and builds its environment: `PATH`, `LANG=C.UTF-8`, `TZ` where the dispatcher has
     /// one, and what the function declares, with `${NAME}` taken from `lookup` (the dispatcher's own environment) and
     /// `${file:PATH}` from a file, relative to `root`. It is confined to nothing yet.
     ///
-    /// A program with a `/` is relative to `root`, the manifest's folder; another is looked up in the absolute folders
-    /// of the worker's own `PATH`. Looks at the file system; safe to repeat.
+    /// A program with a `/` is relative to the function's folder, which is `root`, the manifest's, or one below it; another
+    /// is looked up in the absolute folders of the worker's own `PATH`. Looks at the file system; safe to repeat.
     ///
     /// # Errors
     /// The program is missing or not executable, or a variable has no value: the manifest or the machine is to be mended.
@@ -77,8 +96,12 @@ impl Program {
         lookup: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Program, ProgramError> {
         let (program, args) = function.command.split_first().ok_or(ProgramError::Empty)?;
-        let cwd =
-            std::path::absolute(root).map_err(|source| ProgramError::Folder { path: root.to_path_buf(), source })?;
+        let folder = |source| ProgramError::Folder { path: root.to_path_buf(), source };
+        let manifest = std::path::absolute(root).map_err(folder)?;
+        let cwd = lambda::task_root(function, root).map_err(folder)?;
+        if !cwd.is_dir() {
+            return Err(ProgramError::NoFolder { path: cwd });
+        }
 
         let mut env = vec![
             ("PATH".into(), lookup("PATH").unwrap_or_else(|| DEFAULT_PATH.into())),
@@ -92,7 +115,7 @@ impl Program {
                     .and_then(|value| value.into_string().ok())
                     .ok_or_else(|| EnvError::NotSet(wanted.to_owned())),
                 Reference::File(path) => {
-                    read_value(&cwd.join(path)).map_err(|why| EnvError::File(path.to_owned(), why))
+                    read_value(&manifest.join(path)).map_err(|why| EnvError::File(path.to_owned(), why))
                 }
             });
             let value = value.map_err(|source| ProgramError::Variable { name: name.clone(), source })?;
@@ -121,7 +144,11 @@ impl Program {
                 .ok_or_else(|| ProgramError::NotInPath { program: program.clone() })?
         };
         let args = args.iter().map(OsString::from).collect();
-        Ok(Program { path, args, env, cwd, confinement: Arc::default() })
+        let lambda = Lambda::of(function, &env).map(Arc::new);
+        if lambda.is_some() {
+            lambda::environment::of_function(function, &cwd, &mut env);
+        }
+        Ok(Program { path, args, env, cwd, confinement: Arc::default(), lambda, private_tmp: false })
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) async fn read(
                         // The supervisor may be past waiting.
                         let _ = ready.send(());
                         FromWorker::Ready {
-                            registered: Registered { handlers, batch_handlers },
+                            registered: Registered { handlers, batch_handlers, any: false },
                             init: launched.elapsed(),
                         }
                     }

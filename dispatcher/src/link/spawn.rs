@@ -6,7 +6,8 @@
 
 mod child;
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -24,6 +25,7 @@ use self::child::{Context, Failed, Step};
 use super::Program;
 use super::confine::Confinement;
 use super::confine::group::{Entrance, Group};
+use super::lambda::TMP;
 use super::room::Room;
 
 /// A process that runs, and this side's ends of what connects to it.
@@ -31,8 +33,8 @@ use super::room::Room;
 pub(super) struct Spawned {
     /// Leads its own process group. Not yet anybody's to reap.
     pub(super) pid: Pid,
-    /// Non-blocking.
-    pub(super) link: UnixStream,
+    /// Non-blocking; `None`: its link is none of its descriptors.
+    pub(super) link: Option<UnixStream>,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
     pub(super) room: Room,
@@ -43,20 +45,23 @@ pub(super) struct Spawned {
 struct Request {
     program: Arc<Program>,
     room: Room,
+    /// Variables of this worker alone.
+    own: Vec<(OsString, OsString)>,
     answer: oneshot::Sender<io::Result<Spawned>>,
 }
 
 /// The way to the spawning thread; empty until the first launch.
 static SPAWNER: Mutex<Option<mpsc::Sender<Request>>> = Mutex::new(None);
 
-/// Starts the program on the spawning thread. Not cancel-safe: a process that started all the same is not killed.
+/// Starts the program on the spawning thread, with variables of its own. Not cancel-safe: a process that started all the
+/// same is not killed.
 ///
 /// # Errors
 /// The process could not be made, with the kernel's reason.
-pub(super) async fn spawn(program: Arc<Program>, room: Room) -> io::Result<Spawned> {
+pub(super) async fn spawn(program: Arc<Program>, room: Room, own: Vec<(OsString, OsString)>) -> io::Result<Spawned> {
     let (answer, answered) = oneshot::channel();
     spawner()?
-        .send(Request { program, room, answer })
+        .send(Request { program, room, own, answer })
         .map_err(|_| io::Error::other("the spawning thread has ended"))?;
     answered.await.map_err(|_| io::Error::other("the spawning thread has ended"))?
 }
@@ -70,9 +75,9 @@ fn spawner() -> io::Result<mpsc::Sender<Request>> {
     let (sender, requests) = mpsc::channel::<Request>();
     std::thread::Builder::new().name("weft-spawner".into()).spawn(move || {
         block_signals();
-        for Request { program, room, answer } in requests {
+        for Request { program, room, own, answer } in requests {
             // Nobody waits any more: the runtime is being torn down. Nobody else would end it.
-            if let Err(Ok(unwanted)) = answer.send(start(&program, room)) {
+            if let Err(Ok(unwanted)) = answer.send(start(&program, room, own)) {
                 let _ = rustix::process::kill_process_group(unwanted.pid, Signal::KILL);
                 let _ = rustix::process::waitpid(Some(unwanted.pid), WaitOptions::empty());
             }
@@ -84,20 +89,26 @@ fn spawner() -> io::Result<mpsc::Sender<Request>> {
 
 /// Starts one worker. In this order, because each step relies on those before it:
 ///
-/// 1. a socket pair, both ends close-on-exec: the link; two pipes for its output;
+/// 1. a socket pair, both ends close-on-exec: the link, or nothing to read where the link is another; two pipes for its
+///    output;
 /// 2. its control groups, with their limits set, and its own folder, empty; a ruleset that names that folder;
 /// 3. everything else that the child will need, made now: it may not allocate;
 /// 4. the child, which shares this memory and keeps this thread waiting until its exec, as `vfork` does: nothing is
 ///    copied, so that it costs the same however large the dispatcher is;
 /// 5. in the child, the steps of [`child::prepare`] and exec;
 /// 6. this side's copies of the child's ends are closed (with `plan`), so that its exit reads as end of file here.
-fn start(program: &Program, room: Room) -> io::Result<Spawned> {
-    let (link, theirs) = UnixStream::pair()?;
-    link.set_nonblocking(true)?;
+fn start(program: &Program, room: Room, own: Vec<(OsString, OsString)>) -> io::Result<Spawned> {
+    let (link, theirs) = if program.lambda.is_some() {
+        (None, OwnedFd::from(File::open("/dev/null")?))
+    } else {
+        let (link, theirs) = UnixStream::pair()?;
+        link.set_nonblocking(true)?;
+        (Some(link), theirs.into())
+    };
     let (stdout, their_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
     let (stderr, their_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
     let group = program.confinement.group()?;
-    let mut plan = Plan::new(program, &room, [theirs.into(), their_stdout, their_stderr])?;
+    let mut plan = Plan::new(program, &room, own, [theirs, their_stdout, their_stderr])?;
     if let Some(group) = &group {
         plan.entrance = group.entrance()?;
     }
@@ -124,7 +135,7 @@ struct Plan {
     parent: Pid,
     confinement: Arc<Confinement>,
     entrance: Entrance,
-    /// A file system of its own, and where it is to be mounted.
+    /// A file system of its own, or its own folder, and where it is to be mounted.
     mount: Option<(OwnedFd, CString)>,
     /// What it may write to.
     ruleset: Option<OwnedFd>,
@@ -136,24 +147,34 @@ struct Plan {
 const STACK_BYTES: usize = 64 * 1024;
 
 impl Plan {
-    fn new(program: &Program, room: &Room, stdio: [OwnedFd; 3]) -> io::Result<Self> {
-        let home = room.path().as_os_str();
+    fn new(program: &Program, room: &Room, own: Vec<(OsString, OsString)>, stdio: [OwnedFd; 3]) -> io::Result<Self> {
+        // Where it is mounted as `/tmp`, the room has no other name any more.
+        let home = if program.private_tmp { OsStr::new(TMP) } else { room.path().as_os_str() };
         let Confinement { disk_bytes, user, .. } = &*program.confinement;
-        let place = program.confinement.needs_place().then(|| room.open(*disk_bytes, user.as_ref())).transpose()?;
+        let mounted = disk_bytes.is_some() || program.private_tmp;
+        let place = (program.confinement.needs_place() || mounted)
+            .then(|| match disk_bytes {
+                None if program.private_tmp => room.detach(),
+                size => room.open(*size, user.as_ref()),
+            })
+            .transpose()?;
         let ruleset = place
             .as_ref()
             .map_or(program.confinement.ruleset(None), |place| program.confinement.ruleset(Some(place)))?;
         let mount = match place {
-            Some(place) if disk_bytes.is_some() => Some((place, CString::new(home.as_bytes())?)),
+            Some(place) if mounted => Some((place, CString::new(home.as_bytes())?)),
             _ => None,
         };
         let declared = |name: &str| program.env.iter().any(|(known, _)| known == name);
         let of_room =
             ["HOME", "TMPDIR"].into_iter().filter(|name| !declared(name)).map(|name| (OsStr::new(name), home));
+        let is_own = |name: &OsStr| name == "WEFT_LINK_FD" || own.iter().any(|(known, _)| known == name);
         let of_program = program.env.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
+        let descriptor = program.lambda.is_none().then_some((OsStr::new("WEFT_LINK_FD"), OsStr::new("0")));
         let env = of_room
-            .chain(of_program.filter(|(name, _)| *name != "WEFT_LINK_FD"))
-            .chain([(OsStr::new("WEFT_LINK_FD"), OsStr::new("0"))])
+            .chain(of_program.filter(|(name, _)| !is_own(name)))
+            .chain(own.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str())))
+            .chain(descriptor)
             .map(|(name, value)| Ok(CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())?))
             .collect::<io::Result<_>>()?;
         let path = CString::new(program.path.as_os_str().as_bytes())?;

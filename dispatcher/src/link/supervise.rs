@@ -16,6 +16,7 @@ use weft_schemas::frame::ToWorker;
 
 use super::confine::group::Group;
 use super::judge::{Seen, judge};
+use super::lambda::{self, Bound, Current, Drained, Ways, Whose};
 use super::output::{self, Labels};
 use super::process::Process;
 use super::room::Room;
@@ -28,6 +29,9 @@ const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// How long output may still come after a worker and its group are dead: only a descendant that left the group writes.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 
+/// How long a Lambda worker with an extension has between SIGTERM and SIGKILL, as on AWS.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
 type Events = mpsc::Sender<(WorkerId, FromWorker)>;
 
 /// Runs one worker and sends its one [`FromWorker::Gone`].
@@ -39,11 +43,8 @@ pub(super) async fn supervise(
     events: Events,
 ) {
     let id = launch.id;
-    let ending = match start(&launch, Instant::now(), frames, &events).await {
-        Ok(running) => {
-            pid.store(running.process.id(), Ordering::Relaxed);
-            running.run(launch.init_timeout, asks, &pid).await
-        }
+    let ending = match start(&launch, Instant::now(), frames, &events, &pid).await {
+        Ok(running) => running.run(launch.init_timeout, asks, &pid).await,
         Err(error) => {
             let why = format!("{}: {error}", launch.program.path.display());
             Ending { ready: false, how: How::SpawnFailed(why), stderr_tail: String::new() }
@@ -63,11 +64,36 @@ struct Running {
     /// Resolves when the worker is ready.
     ready: oneshot::Receiver<()>,
     reader: AbortOnDropHandle<Read>,
-    writer: AbortOnDropHandle<()>,
+    writer: Option<AbortOnDropHandle<()>>,
     output: AbortOnDropHandle<String>,
     output_stop: CancellationToken,
-    /// Makes the reader see the end once everything that was written has been read, whoever else holds the other end.
-    hang_up: Arc<rustix::fd::OwnedFd>,
+    hang_up: HangUp,
+    /// Of a worker that does not end by itself when it has finished.
+    drained: Option<Drained>,
+}
+
+/// Makes the reader see the end once everything that was written has been read, whoever else holds the other end.
+enum HangUp {
+    Socket(rustix::fd::OwnedFd),
+    Server(CancellationToken),
+}
+
+impl HangUp {
+    fn now(&self) {
+        match self {
+            Self::Socket(link) => drop(rustix::net::shutdown(link, rustix::net::Shutdown::Read)),
+            Self::Server(token) => token.cancel(),
+        }
+    }
+}
+
+/// A worker's link, whichever kind it is.
+struct Link {
+    ready: oneshot::Receiver<()>,
+    reader: AbortOnDropHandle<Read>,
+    writer: Option<AbortOnDropHandle<()>>,
+    hang_up: HangUp,
+    drained: Option<Drained>,
 }
 
 async fn start(
@@ -75,21 +101,45 @@ async fn start(
     launched: Instant,
     frames: mpsc::UnboundedReceiver<ToWorker>,
     events: &Events,
+    pid: &Arc<AtomicU32>,
 ) -> io::Result<Running> {
     let confinement = &launch.program.confinement;
     let room = Room::make(launch.id, confinement.user.as_ref())?;
-    let Spawned { pid, link, stdout, stderr, room, group } = spawn::spawn(Arc::clone(&launch.program), room).await?;
+    // Before the worker, which is told where it is.
+    let api = match &launch.program.lambda {
+        Some(lambda) => Some((Arc::clone(lambda), Bound::new().await?)),
+        None => None,
+    };
+    let own = api
+        .as_ref()
+        .map(|(_, bound)| lambda::environment::of_worker(bound.address, &launch.start.worker, jiff::Timestamp::now()));
+    let spawned = spawn::spawn(Arc::clone(&launch.program), room, own.unwrap_or_default()).await?;
+    let Spawned { pid: made, link, stdout, stderr, room, group } = spawned;
     // From here on the process is killed and reaped however this ends.
-    let process = Process::adopt(pid)?;
-    let hang_up = Arc::new(link.try_clone()?.into());
-    let (read_half, write_half) = UnixStream::from_std(link)?.into_split();
+    let process = Process::adopt(made)?;
+    pid.store(process.id(), Ordering::Relaxed);
     let (stdout, stderr) = (Receiver::from_owned_fd(stdout)?, Receiver::from_owned_fd(stderr)?);
 
-    let (ready_now, ready) = oneshot::channel();
-    let reader = tokio::spawn(socket::read(read_half, launch.id, launched, events.clone(), ready_now));
-    let writer = tokio::spawn(socket::write(write_half, launch.id, frames, events.clone()));
+    let current = Current::default();
+    let Link { ready, reader, writer, hang_up, drained } = match (link, api) {
+        (Some(link), _) => native(launch, launched, link, frames, events)?,
+        (None, Some((lambda, bound))) => {
+            let whose = Whose {
+                lambda,
+                id: launch.id,
+                function: launch.start.function.clone(),
+                worker: launch.start.worker.clone(),
+                user: confinement.user.as_ref().map_or_else(rustix::process::geteuid, |user| user.uid).as_raw(),
+                launched,
+                pid: Arc::clone(pid),
+                current: current.clone(),
+            };
+            over_http(bound, whose, frames, events)
+        }
+        (None, None) => return Err(io::Error::other("the worker has no link")),
+    };
     let output_stop = CancellationToken::new();
-    let labels = Labels { function: launch.start.function.clone(), worker: launch.start.worker.clone() };
+    let labels = Labels { function: launch.start.function.clone(), worker: launch.start.worker.clone(), current };
     let most = confinement.output_bytes;
     let output = tokio::spawn(output::follow(labels, most, stdout, stderr, output_stop.clone()));
     Ok(Running {
@@ -99,12 +149,40 @@ async fn start(
         program: Arc::clone(&launch.program),
         launched,
         ready,
-        reader: AbortOnDropHandle::new(reader),
-        writer: AbortOnDropHandle::new(writer),
+        reader,
+        writer,
         output: AbortOnDropHandle::new(output),
         output_stop,
         hang_up,
+        drained,
     })
+}
+
+/// Frames over the socket.
+fn native(
+    launch: &Launch,
+    launched: Instant,
+    link: std::os::unix::net::UnixStream,
+    frames: mpsc::UnboundedReceiver<ToWorker>,
+    events: &Events,
+) -> io::Result<Link> {
+    let hang_up = HangUp::Socket(link.try_clone()?.into());
+    let (read_half, write_half) = UnixStream::from_std(link)?.into_split();
+    let (ready_now, ready) = oneshot::channel();
+    let reader = tokio::spawn(socket::read(read_half, launch.id, launched, events.clone(), ready_now));
+    let writer = tokio::spawn(socket::write(write_half, launch.id, frames, events.clone()));
+    let (reader, writer) = (AbortOnDropHandle::new(reader), Some(AbortOnDropHandle::new(writer)));
+    Ok(Link { ready, reader, writer, hang_up, drained: None })
+}
+
+/// The Runtime API, both ways in one task.
+fn over_http(bound: Bound, whose: Whose, frames: mpsc::UnboundedReceiver<ToWorker>, events: &Events) -> Link {
+    let (ready_now, ready) = oneshot::channel();
+    let stop = CancellationToken::new();
+    let ways = Ways { frames, events: events.clone(), ready: ready_now, hang_up: stop.clone() };
+    let (drained, serving) = lambda::serve(bound, whose, ways);
+    let reader = AbortOnDropHandle::new(tokio::spawn(serving));
+    Link { ready, reader, writer: None, hang_up: HangUp::Server(stop), drained: Some(drained) }
 }
 
 /// What is done to a worker that has not exited by then.
@@ -153,11 +231,21 @@ impl Stopping {
     }
 }
 
+/// Resolves when a worker that does not end by itself has finished; never for others.
+async fn at_rest(drained: &mut Option<Drained>) -> bool {
+    match drained {
+        Some(drained) => (&mut drained.at_rest).await.is_ok(),
+        None => pending().await,
+    }
+}
+
 /// The sources of a supervisor's loop, turned into one event.
 enum Happened {
     Exited(io::Result<()>),
     Ready(bool),
     ReadEnded(Result<Read, tokio::task::JoinError>),
+    /// A worker that does not end by itself has finished.
+    AtRest(bool),
     Asked(Option<Ask>),
     Due(Step),
 }
@@ -166,7 +254,7 @@ impl Running {
     async fn run(mut self, init_timeout: Duration, mut asks: mpsc::UnboundedReceiver<Ask>, pid: &AtomicU32) -> Ending {
         let mut stopping = Stopping::default();
         stopping.within(init_timeout.saturating_sub(self.launched.elapsed()), Step::InitOver);
-        let (mut heard, mut read, mut asked) = (false, None, true);
+        let (mut heard, mut read, mut asked, mut rested) = (false, None, true, false);
 
         let exited = loop {
             let due = stopping.due();
@@ -175,6 +263,7 @@ impl Running {
                 said = &mut self.ready, if !heard => Happened::Ready(said.is_ok()),
                 ended = &mut self.reader, if read.is_none() => Happened::ReadEnded(ended),
                 ask = asks.recv(), if asked => Happened::Asked(ask),
+                said = at_rest(&mut self.drained), if !rested => Happened::AtRest(said),
                 step = due => Happened::Due(step),
             };
             match happened {
@@ -202,11 +291,13 @@ impl Running {
                     asked = ask.is_some();
                     self.kill(&mut stopping);
                 }
-                Happened::Due(Step::Terminate) => {
-                    self.process.signal(Signal::TERM);
-                    stopping.dues.retain(|due| due.step != Step::Terminate);
-                    stopping.within(TERM_GRACE, Step::Kill(None));
+                Happened::AtRest(at_rest) => {
+                    rested = true;
+                    if at_rest {
+                        self.end(&mut stopping);
+                    }
                 }
+                Happened::Due(Step::Terminate) => self.end(&mut stopping),
                 Happened::Due(Step::InitOver) => {
                     stopping.cause.get_or_insert(How::InitTimedOut);
                     self.kill(&mut stopping);
@@ -218,6 +309,18 @@ impl Running {
             }
         };
         self.finish(exited, stopping.cause, read, pid).await
+    }
+
+    /// Asks it to end, and kills it later; at once where nobody in it expects to be asked.
+    fn end(&self, stopping: &mut Stopping) {
+        let grace = match &self.drained {
+            None => TERM_GRACE,
+            Some(drained) if drained.extensions.load(Ordering::Relaxed) => SHUTDOWN_GRACE,
+            Some(_) => return self.kill(stopping),
+        };
+        self.process.signal(Signal::TERM);
+        stopping.dues.retain(|due| due.step != Step::Terminate);
+        stopping.within(grace, Step::Kill(None));
     }
 
     /// Kills at once; nothing else is due then but the exit.
@@ -267,11 +370,13 @@ impl Running {
             group.end().await;
         }
         // It reads nothing more; waiting for room in its buffer would be in vain.
-        self.writer.abort();
+        if let Some(writer) = &self.writer {
+            writer.abort();
+        }
         let ready = match read {
             Some(ready) => ready,
             None => {
-                let _ = rustix::net::shutdown(&self.hang_up, rustix::net::Shutdown::Read);
+                self.hang_up.now();
                 match (&mut self.reader).await {
                     Ok(Read { ready, end }) => {
                         match end {

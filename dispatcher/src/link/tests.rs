@@ -33,6 +33,8 @@ fn program(mode: &str) -> Program {
         env: vec![(MODE.into(), mode.into())],
         cwd: PathBuf::from("/"),
         confinement: Arc::default(),
+        lambda: None,
+        private_tmp: false,
     }
 }
 

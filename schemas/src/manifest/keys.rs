@@ -38,6 +38,10 @@ pub(crate) enum Key {
     Text(&'static Plain),
     /// At least one text. Always required.
     Texts(&'static Plain),
+    /// Any number of texts, or none.
+    MaybeTexts(&'static Plain),
+    /// One of these words; the first is the default.
+    Word(&'static Plain, &'static [&'static str]),
     Duration(&'static Ranged<Duration>),
     /// A duration, or a word in its place.
     DurationOr(&'static Ranged<Duration>, &'static str),
@@ -55,7 +59,9 @@ pub(crate) enum Key {
 impl Key {
     pub(crate) const fn name(&self) -> &'static str {
         match self {
-            Self::Text(key) | Self::Texts(key) | Self::TextMap(key) => key.name,
+            Self::Text(key) | Self::Texts(key) | Self::MaybeTexts(key) | Self::TextMap(key) | Self::Word(key, _) => {
+                key.name
+            }
             Self::Duration(key) | Self::DurationOr(key, _) => key.name,
             Self::Bytes(key) => key.name,
             Self::Count(key) => key.name,
@@ -75,7 +81,13 @@ impl Key {
             Self::Bytes(key) => key.default.is_none(),
             Self::Count(key) => key.default.is_none(),
             Self::Number(key) => key.default.is_none(),
-            Self::Texts(_) | Self::Flag(_) | Self::Table(_) | Self::Tables(_) | Self::TextMap(_) => false,
+            Self::Texts(_)
+            | Self::MaybeTexts(_)
+            | Self::Word(..)
+            | Self::Flag(_)
+            | Self::Table(_)
+            | Self::Tables(_)
+            | Self::TextMap(_) => false,
         }
     }
 }
@@ -90,13 +102,30 @@ const DAY: u64 = 24 * HOUR;
 
 pub(crate) static COMMAND: Plain = Plain {
     name: "command",
-    doc: "Program and arguments. A program with a / is taken relative to the manifest's folder, else looked up in PATH.",
+    doc: "Program and arguments. A program with a / is taken relative to root, else looked up in PATH.",
     example: "./orders",
 };
 pub(crate) static HANDLER: Plain = Plain {
     name: "handler",
-    doc: "The registered handler to call. Default: the function's name.",
+    doc: "The registered handler to call; of a Lambda function what it finds in _HANDLER. Default: the function's name; of a Lambda function the command's last argument.",
     example: "create-order",
+};
+pub(crate) static RUNTIME: Plain = Plain {
+    name: "runtime",
+    doc: "What its workers speak: \"native\" is Weft's own library, \"lambda\" AWS Lambda's Runtime API.",
+    example: "lambda",
+};
+/// The words of `runtime`.
+pub(crate) const RUNTIMES: &[&str] = &["native", "lambda"];
+pub(crate) static ROOT: Plain = Plain {
+    name: "root",
+    doc: "The folder that its workers run in, relative to the manifest's; LAMBDA_TASK_ROOT of a Lambda function. Default: the manifest's folder.",
+    example: "functions/orders",
+};
+pub(crate) static TERMINAL_ERRORS: Plain = Plain {
+    name: "terminal_errors",
+    doc: "Types of errors after which an event is not tried again, whole or by their last part: ValidationError is also orders::ValidationError. Default: those that the handler itself says are for good.",
+    example: "ValidationError",
 };
 pub(crate) static EVENTS: Plain = Plain {
     name: "events",
@@ -133,7 +162,7 @@ pub(crate) static MEMORY: Ranged<u64> = Ranged {
 };
 pub(crate) static SLOTS: Ranged<u32> = Ranged {
     name: "slots",
-    doc: "Concurrent invocations in one worker. The default gives way to a smaller concurrency.reserved.",
+    doc: "Concurrent invocations in one worker. The default gives way to a smaller concurrency.reserved; of a Lambda function it is 1.",
     min: 1,
     max: 1000,
     default: Some(16),
@@ -424,6 +453,9 @@ pub(crate) static FUNCTION: Table = Table {
         Key::Texts(&COMMAND),
         Key::Text(&HANDLER),
         Key::Texts(&EVENTS),
+        Key::Word(&RUNTIME, RUNTIMES),
+        Key::Text(&ROOT),
+        Key::MaybeTexts(&TERMINAL_ERRORS),
         Key::Text(&SOURCE),
         Key::Text(&SCHEMA),
         Key::Duration(&TIMEOUT),

@@ -80,10 +80,16 @@ impl Manifest {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Function {
     pub name: FunctionName,
-    /// Program and arguments. A program with a `/` is taken relative to the manifest's folder, else looked up in PATH.
+    /// Program and arguments. A program with a `/` is taken relative to `root`, else looked up in PATH.
     pub command: Vec<String>,
-    /// The registered handler to call; default: the function's name.
+    /// The registered handler to call, of a Lambda function `_HANDLER`; default: the function's name, of a Lambda function
+    /// the command's last argument, if it has any.
     pub handler: String,
+    pub runtime: Runtime,
+    /// The folder that its workers run in, relative to the manifest's; `None`: that one.
+    pub root: Option<String>,
+    /// Types of errors after which an event is not tried again; default none.
+    pub terminal_errors: Vec<String>,
     /// Topic patterns (`*` one word, `#` any number of words) of the event types it runs on. At least one.
     pub events: Vec<String>,
     /// The exchange that feeds it; default `<prefix>.events`.
@@ -98,7 +104,8 @@ pub struct Function {
     pub memory_bytes: u64,
     pub limits: Limits,
     pub isolation: Isolation,
-    /// Concurrent invocations in one worker; 1 to 1000; default 16, or `concurrency.reserved` when that is less.
+    /// Concurrent invocations in one worker; 1 to 1000; default 16, or `concurrency.reserved` when that is less; of a Lambda
+    /// function 1.
     pub slots: u32,
     pub concurrency: Concurrency,
     /// How many attempts may start in a time, in each dispatcher; `None`: any number.
@@ -119,6 +126,27 @@ pub struct Function {
     pub max_result_bytes: u64,
     /// How many steps an emitted event may be away from the one that began it; 0 to 10,000; default 16; 0: any number.
     pub max_depth: u32,
+}
+
+impl Function {
+    /// Whether an error of this type is for good: it is one of `terminal_errors`, whole or by its last part, as types are
+    /// called by their path in some languages (`orders::ValidationError`, `orders.ValidationError`).
+    pub fn is_terminal(&self, kind: &str) -> bool {
+        self.terminal_errors.iter().any(|named| {
+            let path = kind.strip_suffix(named.as_str());
+            path.is_some_and(|path| path.is_empty() || path.ends_with("::") || path.ends_with('.'))
+        })
+    }
+}
+
+/// `runtime = "native"`: what a function's workers speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Runtime {
+    /// Frames, through `weft-worker`.
+    #[default]
+    Native,
+    /// AWS Lambda's Runtime API, over HTTP.
+    Lambda,
 }
 
 /// `limits = { cpu = 0.5, files = 1024, … }`, of one worker.

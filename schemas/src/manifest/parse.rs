@@ -15,8 +15,8 @@ use super::rate::{self, Rate};
 use super::schedule::{self, Moments, NoMoments, Window};
 use super::view::{Document, Faulty, Found, View};
 use super::{
-    Backoff, Batch, Concurrency, Faults, Function, Idempotency, KeepAlive, Manifest, Ordering, Retry, Schema, duration,
-    env,
+    Backoff, Batch, Concurrency, Faults, Function, Idempotency, KeepAlive, Manifest, Ordering, Retry, Runtime, Schema,
+    duration, env,
 };
 use crate::{FunctionName, topic};
 
@@ -105,6 +105,9 @@ fn read_function(
     // Everything is read before anything is given up, so that every fault is found.
     let command = view.required(&keys::COMMAND, view.texts(&keys::COMMAND));
     let handler = view.text(&keys::HANDLER);
+    let runtime = read_runtime(&view);
+    let root_folder = view.text(&keys::ROOT);
+    let terminal_errors = view.texts(&keys::TERMINAL_ERRORS);
     let events = read_events(&view);
     let source = read_source(&view);
     let schema = read_schema(&view, root, read);
@@ -114,7 +117,7 @@ fn read_function(
     let limits = read_limits(&view, &memory_bytes);
     let isolation = read_isolation(&view);
     let concurrency = read_concurrency(&view);
-    let slots = read_slots(&view, &concurrency);
+    let slots = read_slots(&view, &concurrency, &runtime);
     let rate = read_rate(&view);
     let ordering = read_ordering(&view);
     let batch = read_batch(&view);
@@ -125,17 +128,30 @@ fn read_function(
     let max_event_bytes = or_default(view.bytes(&keys::MAX_EVENT), &keys::MAX_EVENT);
     let max_result_bytes = or_default(view.bytes(&keys::MAX_RESULT), &keys::MAX_RESULT);
     let max_depth = or_default(view.count(&keys::MAX_DEPTH), &keys::MAX_DEPTH);
-    let name = name?;
+    let (name, runtime, isolation) = (name?, runtime?, isolation?);
+    let command: Vec<String> = command?.into_iter().map(|(text, _)| text).collect();
+    if runtime == Runtime::Lambda && !isolation.network {
+        let message =
+            "isolation.network = false leaves a Lambda function no way to its invocations, which come over loopback";
+        let help = "take it out, or run the function natively";
+        return Err(document.fault(view.span_of(keys::ISOLATION.name), message, help));
+    }
     Ok(Function {
-        command: command?.into_iter().map(|(text, _)| text).collect(),
-        handler: handler?.unwrap_or_else(|| name.to_string()),
+        handler: handler?.unwrap_or_else(|| match (runtime, command.as_slice()) {
+            (Runtime::Lambda, [_, .., last]) => last.clone(),
+            _ => name.to_string(),
+        }),
+        command,
+        runtime,
+        root: root_folder?,
+        terminal_errors: terminal_errors?.unwrap_or_default().into_iter().map(|(text, _)| text).collect(),
         events: events?,
         source: source?,
         schema: schema?,
         timeout: timeout?,
         init_timeout: init_timeout?,
         limits: limits?,
-        isolation: isolation?,
+        isolation,
         memory_bytes: memory_bytes?,
         slots: slots?,
         concurrency: concurrency?,
@@ -319,7 +335,18 @@ fn read_window(view: &View<'_, '_>, reserved: Option<u32>, total: Option<u32>) -
     Ok(Window { opens: opens?, lasts: lasts?, provisioned: provisioned? })
 }
 
-fn read_slots(view: &View<'_, '_>, concurrency: &Result<Concurrency, Faulty>) -> Result<u32, Faulty> {
+fn read_runtime(view: &View<'_, '_>) -> Result<Runtime, Faulty> {
+    Ok(match view.word(&keys::RUNTIME, keys::RUNTIMES)? {
+        Some("lambda") => Runtime::Lambda,
+        _ => Runtime::Native,
+    })
+}
+
+fn read_slots(
+    view: &View<'_, '_>,
+    concurrency: &Result<Concurrency, Faulty>,
+    runtime: &Result<Runtime, Faulty>,
+) -> Result<u32, Faulty> {
     let slots = view.count(&keys::SLOTS)?;
     let reserved = concurrency.as_ref().ok().and_then(|concurrency| concurrency.reserved);
     match (slots, reserved) {
@@ -329,6 +356,8 @@ fn read_slots(view: &View<'_, '_>, concurrency: &Result<Concurrency, Faulty>) ->
             Err(view.document.fault(view.span_of(keys::SLOTS.name), message, help))
         }
         (Some(slots), _) => Ok(slots),
+        // Its clients take one at a time, unless they are told otherwise.
+        (None, _) if matches!(runtime, Ok(Runtime::Lambda)) => Ok(1),
         (None, reserved) => or_default(Ok(None), &keys::SLOTS).map(|slots| slots.min(reserved.unwrap_or(slots))),
     }
 }

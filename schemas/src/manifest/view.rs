@@ -114,6 +114,20 @@ impl<'d, 'i> View<'d, 'i> {
         self.plain_text(key, text, value.span(), &help).map(Some)
     }
 
+    /// One of some words.
+    pub(super) fn word(&self, key: &Plain, words: &[&'static str]) -> Found<&'static str> {
+        let Some(text) = self.text(key)? else { return Ok(None) };
+        if let Some(word) = words.iter().find(|word| **word == text) {
+            return Ok(Some(word));
+        }
+        let message = format!("{} in [{}] is {text:?}", key.name, self.path);
+        let help = match nearest(&text, words) {
+            Some(word) => format!("write {word:?}"),
+            None => format!("write one of {}", words.join(", ")),
+        };
+        Err(self.document.fault(self.span_of(key.name), message, help))
+    }
+
     fn plain_text(
         &self,
         key: &Plain,

@@ -22,6 +22,7 @@ mod isolation_deadline;
 mod isolation_limits;
 mod isolation_stage;
 mod isolation_walls;
+mod lambda_bootstrap;
 mod ledger_faults;
 mod ledger_postgres;
 mod outage_disk;

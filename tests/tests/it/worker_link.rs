@@ -53,6 +53,8 @@ impl Driven {
             env: Vec::new(),
             cwd: PathBuf::from("/"),
             confinement: Arc::default(),
+            lambda: None,
+            private_tmp: false,
         };
         let (sender, heard) = mpsc::channel(16);
         let launch = Launch { id: WorkerId(1), program: Arc::new(program), start, init_timeout: SOON };

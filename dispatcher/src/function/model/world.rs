@@ -143,7 +143,7 @@ fn event(id: &str, data: &serde_json::Value) -> Message {
 }
 
 pub(super) fn registered() -> Registered {
-    Registered { handlers: vec!["f".to_owned()], batch_handlers: Vec::new() }
+    Registered { handlers: vec!["f".to_owned()], batch_handlers: Vec::new(), any: false }
 }
 
 fn error() -> ErrorInfo {

@@ -141,7 +141,7 @@ impl Bench {
     fn ready(&mut self, worker: WorkerId) -> Vec<Action> {
         let (named, none) = (vec!["f".to_owned()], Vec::new());
         let (handlers, batch_handlers) = if self.batch { (none, named) } else { (named, none) };
-        let registered = Registered { handlers, batch_handlers };
+        let registered = Registered { handlers, batch_handlers, any: false };
         self.handle(Input::Worker(worker, FromWorker::Ready { registered, init: Duration::ZERO }))
     }
 

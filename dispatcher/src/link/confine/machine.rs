@@ -108,6 +108,11 @@ impl Machine {
         offers
     }
 
+    /// Whether folders can be mounted for workers.
+    pub(crate) fn may_mount(&self) -> bool {
+        self.rights.has(Right::SysAdmin)
+    }
+
     /// Why a controller cannot be used.
     pub(crate) fn why_no(&self, controller: Controller) -> String {
         let why = self.tree.missing.get(&controller).cloned();

@@ -106,7 +106,13 @@ fn any_function() -> impl Strategy<Value = Function> {
     let batch = (1_u32..=1000, duration_in(&keys::BATCH_WAIT)).prop_map(|(size, wait)| Batch { size, wait });
     let caps = (option::of(rate), option::of(ordering), option::of(batch), option::of(0_u32..=10));
     (
-        (sample::function_name(), vec(any_text(), 1..4), any_text(), patterns(), option::of("[a-z.]{1,20}")),
+        (
+            (sample::function_name(), any::<bool>(), option::of("[a-z./]{1,9}"), vec("[A-Za-z.:]{1,9}", 0..3)),
+            vec(any_text(), 1..4),
+            any_text(),
+            patterns(),
+            option::of("[a-z.]{1,20}"),
+        ),
         (
             (duration_in(&keys::TIMEOUT), duration_in(&keys::INIT_TIMEOUT)),
             (keys::MEMORY.min..=keys::MEMORY.max, any_limits(), any_isolation()),
@@ -124,7 +130,7 @@ fn any_function() -> impl Strategy<Value = Function> {
     )
         .prop_map(
             |(
-                (name, command, handler, events, source),
+                ((name, lambda, root, terminal_errors), command, handler, events, source),
                 ((timeout, init_timeout), (memory_bytes, limits, isolation), (slots, concurrency), keep_alive),
                 (attempts, crashes, max_age, backoff),
                 (rate, ordering, batch, total),
@@ -133,6 +139,9 @@ fn any_function() -> impl Strategy<Value = Function> {
                 name,
                 command,
                 handler,
+                runtime: if lambda && isolation.network { Runtime::Lambda } else { Runtime::Native },
+                root,
+                terminal_errors,
                 events,
                 source,
                 schema: None,
@@ -193,6 +202,14 @@ fn written(functions: &[Function]) -> String {
         writeln!(out, "[functions.{}]", f.name).unwrap();
         writeln!(out, "command = [{}]\nevents = [{}]", list(&f.command), list(&f.events)).unwrap();
         writeln!(out, "handler = {}", quoted(&f.handler)).unwrap();
+        let runtime = if f.runtime == Runtime::Lambda { "lambda" } else { "native" };
+        writeln!(out, "runtime = \"{runtime}\"").unwrap();
+        if let Some(root) = &f.root {
+            writeln!(out, "root = {}", quoted(root)).unwrap();
+        }
+        if !f.terminal_errors.is_empty() {
+            writeln!(out, "terminal_errors = [{}]", list(&f.terminal_errors)).unwrap();
+        }
         if let Some(source) = &f.source {
             writeln!(out, "source = {}", quoted(source)).unwrap();
         }

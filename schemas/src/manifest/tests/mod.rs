@@ -8,6 +8,7 @@ mod confined;
 mod environment;
 mod faults;
 mod function;
+mod lambda;
 mod retry;
 mod table;
 

@@ -11,7 +11,8 @@ fn accepted(key: &Key) -> String {
     match key {
         Key::Text(key) if key.name == "schema" => "\"good.json\"".into(),
         Key::Text(key) => format!("{:?}", key.example),
-        Key::Texts(key) => format!("[{:?}]", key.example),
+        Key::Texts(key) | Key::MaybeTexts(key) => format!("[{:?}]", key.example),
+        Key::Word(_, words) => format!("{:?}", words[0]),
         Key::TextMap(key) => format!("{{ NAME = {:?} }}", key.example),
         Key::Duration(key) | Key::DurationOr(key, _) => format!("{:?}", duration::format(key.max)),
         Key::Bytes(key) => format!("{:?}", bytes::format(key.max)),
