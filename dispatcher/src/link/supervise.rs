@@ -23,6 +23,7 @@ use super::room::Room;
 use super::socket::{self, End, Read};
 use super::spawn::{self, Spawned};
 use super::{Ask, Ending, FromWorker, How, Launch, Program, TERM_GRACE, WorkerId};
+use crate::broker::Names;
 
 /// How long a worker that closed its link, or said that it cannot start, has to exit by itself.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
@@ -129,6 +130,7 @@ async fn start(
                 id: launch.id,
                 function: launch.start.function.clone(),
                 worker: launch.start.worker.clone(),
+                queue: Names::new(launch.start.prefix.clone()).function(&launch.start.function),
                 user: confinement.user.as_ref().map_or_else(rustix::process::geteuid, |user| user.uid).as_raw(),
                 launched,
                 pid: Arc::clone(pid),

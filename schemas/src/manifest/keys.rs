@@ -117,6 +117,13 @@ pub(crate) static RUNTIME: Plain = Plain {
 };
 /// The words of `runtime`.
 pub(crate) const RUNTIMES: &[&str] = &["native", "lambda"];
+pub(crate) static SHAPE: Plain = Plain {
+    name: "event",
+    doc: "What a Lambda function gets for an event: the CloudEvent, its data alone, or what that event source of AWS would send. Of a native function always the CloudEvent.",
+    example: "aws:sqs",
+};
+/// The words of `event`.
+pub(crate) const SHAPES: &[&str] = &["cloudevent", "data", "aws:sqs", "aws:rmq", "aws:sns", "aws:eventbridge"];
 pub(crate) static ROOT: Plain = Plain {
     name: "root",
     doc: "The folder that its workers run in, relative to the manifest's; LAMBDA_TASK_ROOT of a Lambda function. Default: the manifest's folder.",
@@ -454,6 +461,7 @@ pub(crate) static FUNCTION: Table = Table {
         Key::Text(&HANDLER),
         Key::Texts(&EVENTS),
         Key::Word(&RUNTIME, RUNTIMES),
+        Key::Word(&SHAPE, SHAPES),
         Key::Text(&ROOT),
         Key::MaybeTexts(&TERMINAL_ERRORS),
         Key::Text(&SOURCE),

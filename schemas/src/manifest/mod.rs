@@ -26,6 +26,7 @@ pub use rate::Rate;
 pub use schedule::{Moments, Window};
 
 use crate::FunctionName;
+use crate::shape::Shape;
 
 /// A checked `weft.toml`: every value is within its range, every default filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,6 +87,8 @@ pub struct Function {
     /// the command's last argument, if it has any.
     pub handler: String,
     pub runtime: Runtime,
+    /// What a Lambda function gets for an event; of a native one the CloudEvent.
+    pub shape: Shape,
     /// The folder that its workers run in, relative to the manifest's; `None`: that one.
     pub root: Option<String>,
     /// Types of errors after which an event is not tried again; default none.

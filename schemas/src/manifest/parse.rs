@@ -18,6 +18,7 @@ use super::{
     Backoff, Batch, Concurrency, Faults, Function, Idempotency, KeepAlive, Manifest, Ordering, Retry, Runtime, Schema,
     duration, env,
 };
+use crate::shape::Shape;
 use crate::{FunctionName, topic};
 
 const FUNCTIONS: &str = "functions";
@@ -106,6 +107,7 @@ fn read_function(
     let command = view.required(&keys::COMMAND, view.texts(&keys::COMMAND));
     let handler = view.text(&keys::HANDLER);
     let runtime = read_runtime(&view);
+    let shape = read_shape(&view, &runtime);
     let root_folder = view.text(&keys::ROOT);
     let terminal_errors = view.texts(&keys::TERMINAL_ERRORS);
     let events = read_events(&view);
@@ -143,6 +145,7 @@ fn read_function(
         }),
         command,
         runtime,
+        shape: shape?,
         root: root_folder?,
         terminal_errors: terminal_errors?.unwrap_or_default().into_iter().map(|(text, _)| text).collect(),
         events: events?,
@@ -340,6 +343,25 @@ fn read_runtime(view: &View<'_, '_>) -> Result<Runtime, Faulty> {
         Some("lambda") => Runtime::Lambda,
         _ => Runtime::Native,
     })
+}
+
+fn read_shape(view: &View<'_, '_>, runtime: &Result<Runtime, Faulty>) -> Result<Shape, Faulty> {
+    let word = view.word(&keys::SHAPE, keys::SHAPES)?;
+    let shape = word.and_then(Shape::parse).unwrap_or_default();
+    let fault = |message: String, help| Err(view.document.fault(view.span_of(keys::SHAPE.name), message, help));
+    if shape != Shape::CloudEvent && matches!(runtime, Ok(Runtime::Native)) {
+        return fault(
+            format!("event = \"{}\" is for Lambda functions: a native handler gets the event itself", shape.as_str()),
+            "write runtime = \"lambda\", or take it out",
+        );
+    }
+    if !shape.takes_batches() && view.table(&keys::BATCH).is_ok_and(|batch| batch.is_some()) {
+        return fault(
+            format!("event = \"{}\" takes one event at a time, and the function has batch", shape.as_str()),
+            "take batch out, or write another shape",
+        );
+    }
+    Ok(shape)
 }
 
 fn read_slots(

@@ -1,10 +1,9 @@
-//! What a function answers, as the ledger takes it: a body becomes JSON, an error becomes an [`ErrorInfo`].
+//! What a function answers, as the ledger takes it: a streamed response becomes whole, an error becomes an [`ErrorInfo`].
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use weft_schemas::ErrorInfo;
 
@@ -14,22 +13,14 @@ const PRELUDE_END: &[u8] = &[0; 8];
 /// The type of an error that does not say what it is.
 const UNKNOWN: &str = "Runtime.Unknown";
 
-/// A result as JSON. JSON stays as it is, byte for byte; no body is `null`; other text becomes a JSON string, and other
-/// bytes an object with `body` in base64 and `isBase64Encoded`. A streamed HTTP response becomes the object that a
-/// function would have answered with at once: `statusCode`, `headers`, `cookies`, `body`.
-pub(crate) fn result(content_type: Option<&str>, body: Bytes) -> Bytes {
-    if content_type.is_some_and(|kind| kind.starts_with(HTTP_INTEGRATION))
-        && let Some(response) = http_response(&body)
-    {
-        return response.to_string().into();
-    }
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return Bytes::from_static(b"null");
-    }
-    match std::str::from_utf8(&body) {
-        Ok(text) if serde_json::from_str::<&RawValue>(text).is_ok() => body,
-        Ok(text) => Value::from(text).to_string().into(),
-        Err(_) => json!({ "isBase64Encoded": true, "body": STANDARD.encode(&body) }).to_string().into(),
+/// A body as its function would have posted it at once: a streamed HTTP response becomes the object of one that is not,
+/// with `statusCode`, `headers`, `cookies` and `body`. Any other body stays as it is.
+pub(crate) fn whole(content_type: Option<&str>, body: Bytes) -> Bytes {
+    match content_type {
+        Some(kind) if kind.starts_with(HTTP_INTEGRATION) => {
+            http_response(&body).map_or(body, |response| response.to_string().into())
+        }
+        _ => body,
     }
 }
 
@@ -114,16 +105,7 @@ mod tests {
     use super::*;
 
     fn text(content_type: Option<&str>, body: &'static [u8]) -> String {
-        String::from_utf8(result(content_type, Bytes::from_static(body)).to_vec()).unwrap()
-    }
-
-    #[test]
-    fn a_json_result_is_kept_byte_for_byte_and_every_other_becomes_json() {
-        assert_eq!(text(None, b"{ \"a\": 1.0 }"), "{ \"a\": 1.0 }");
-        assert_eq!(text(None, b""), "null");
-        assert_eq!(text(None, b"hello"), "\"hello\"");
-        assert_eq!(text(None, b"{\"a\":"), "\"{\\\"a\\\":\"");
-        assert_eq!(text(None, b"\xff\xfe"), "{\"body\":\"//4=\",\"isBase64Encoded\":true}");
+        String::from_utf8(whole(content_type, Bytes::from_static(body)).to_vec()).unwrap()
     }
 
     #[test]
@@ -133,7 +115,8 @@ mod tests {
         assert_eq!(value, json!({ "statusCode": 201, "cookies": ["a=b"], "body": "hello", "isBase64Encoded": false }));
         let bytes = text(Some(HTTP_INTEGRATION), b"{}\0\0\0\0\0\0\0\0\xff");
         assert_eq!(bytes, "{\"body\":\"/w==\",\"isBase64Encoded\":true}");
-        assert_eq!(text(Some(HTTP_INTEGRATION), b"no prelude"), "\"no prelude\"");
+        assert_eq!(text(Some(HTTP_INTEGRATION), b"no prelude"), "no prelude");
+        assert_eq!(text(None, b"{}\0\0\0\0\0\0\0\0a"), "{}\0\0\0\0\0\0\0\0a");
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub(super) struct Api {
     pub(super) lambda: Arc<Lambda>,
     pub(super) function: FunctionName,
     pub(super) worker: String,
+    /// The queue that feeds the function.
+    pub(super) queue: String,
     pub(super) launched: Instant,
     pub(super) pid: Arc<AtomicU32>,
     pub(super) current: Current,
@@ -239,7 +241,7 @@ impl Api {
                 });
                 match failed {
                     Some(error) => upload.failed(&error),
-                    None => upload.succeeded(answer::result(kind, body)),
+                    None => upload.succeeded(&answer::whole(kind, body)),
                 }
                 Ok(accepted())
             }
@@ -400,21 +402,24 @@ struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    fn succeeded(self, result: Bytes) {
-        // What each of a batch came to when the whole call went well.
-        self.end(|_| Outcome::Succeeded { result: result.clone() });
+    fn succeeded(self, body: &[u8]) {
+        let (lambda, queue) = (Arc::clone(&self.api.lambda), self.api.queue.clone());
+        self.end(|call| lambda.outcomes(call, &queue, body));
     }
 
     fn failed(self, error: &ErrorInfo) {
-        self.end(|_| Outcome::Retry { error: error.clone(), after_ms: None });
+        let outcome = Outcome::Retry { error: error.clone(), after_ms: None };
+        self.end(|call| vec![outcome; call.invokes.len()]);
     }
 
     /// It would be refused again.
     fn refused(self, error: ErrorInfo) {
-        self.end(|_| Outcome::Failed { error: error.clone() });
+        let outcome = Outcome::Failed { error };
+        self.end(|call| vec![outcome; call.invokes.len()]);
     }
 
-    fn end(mut self, outcome: impl Fn(usize) -> Outcome) {
+    /// `outcomes`: one for each attempt of the call.
+    fn end(mut self, outcomes: impl FnOnce(&Call) -> Vec<Outcome>) {
         self.open = false;
         let (taken, init) = {
             let mut state = self.api.state();
@@ -422,8 +427,7 @@ impl Upload<'_> {
             (taken, state.init.take())
         };
         let Taken { call, at_us, .. } = taken;
-        for (n, id) in call.ids().enumerate() {
-            let outcome = outcome(n);
+        for (id, outcome) in call.ids().zip(outcomes(&call)) {
             let said = FromWorker::Outcome { id, outcome, emits: Vec::new(), entered_us: Some(at_us) };
             self.api.say(Said::Worker(said));
         }

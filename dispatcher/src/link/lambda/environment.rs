@@ -10,7 +10,7 @@ use weft_schemas::manifest::Function;
 /// Where a function is said to be that names no region: AWS's own default.
 const DEFAULT_REGION: &str = "us-east-1";
 /// The account of a function that has none.
-const ACCOUNT: &str = "000000000000";
+pub(super) const ACCOUNT: &str = "000000000000";
 
 /// Adds what is the same for all workers of a function. What the manifest declares goes before defaults, and not before
 /// what says which function it is.
@@ -54,7 +54,8 @@ pub(crate) fn arn(function: &Function, env: &[(OsString, OsString)]) -> String {
     format!("arn:aws:lambda:{}:{ACCOUNT}:function:{}", region(env), function.name)
 }
 
-fn region(env: &[(OsString, OsString)]) -> String {
+/// The region that is declared, or the default.
+pub(super) fn region(env: &[(OsString, OsString)]) -> String {
     let declared = ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| {
         let (_, value) = env.iter().find(|(known, _)| known.as_os_str() == OsStr::new(name))?;
         value.to_str().filter(|value| !value.is_empty()).map(str::to_owned)

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use weft_schemas::frame::{InvocationId, Invoke};
 
 /// Names a call to the runtime. A new one for each attempt, so that what is said of an earlier one can never be taken for
@@ -32,6 +33,7 @@ pub(crate) struct Call {
     pub(crate) deadline_ms: u64,
     /// In AWS X-Ray's form.
     pub(crate) trace: Option<String>,
+    pub(crate) received: Timestamp,
 }
 
 impl Call {

@@ -37,6 +37,7 @@ fn call(number: u64) -> Call {
         payload: Bytes::from_static(b"{}"),
         deadline_ms: 5,
         trace: None,
+        received: Timestamp::UNIX_EPOCH,
     }
 }
 

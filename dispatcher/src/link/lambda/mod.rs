@@ -23,11 +23,11 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use jiff::Timestamp;
-use weft_schemas::TraceContext;
 use weft_schemas::frame::Invoke;
 use weft_schemas::manifest::{Function, Runtime};
+use weft_schemas::shape::{Envelope, Item, Shape};
+use weft_schemas::{FunctionName, Outcome, TraceContext};
 
 pub(super) use serve::{Bound, Drained, Ways, Whose, serve};
 pub(crate) use tmp::{TMP, needs_shared_tmp};
@@ -37,7 +37,11 @@ use machine::{Call, RequestId};
 /// What the workers of a Lambda function are told of it.
 #[derive(Debug, Clone)]
 pub struct Lambda {
+    pub(crate) function: FunctionName,
     pub(crate) arn: String,
+    region: String,
+    /// What it gets for an event.
+    pub(crate) shape: Shape,
     pub(crate) handler: String,
     /// Calls at once.
     pub(crate) slots: usize,
@@ -50,7 +54,10 @@ impl Lambda {
     /// `None`: the function is not one. `env`: its workers' environment, for the region.
     pub(crate) fn of(function: &Function, env: &[(OsString, OsString)]) -> Option<Self> {
         (function.runtime == Runtime::Lambda).then(|| Self {
+            function: function.name.clone(),
             arn: environment::arn(function, env),
+            region: environment::region(env),
+            shape: function.shape,
             handler: function.handler.clone(),
             slots: function.slots as usize,
             memory_mib: function.memory_bytes >> 20,
@@ -58,36 +65,48 @@ impl Lambda {
         })
     }
 
-    /// The call of some attempts, to be handed out under a new id. `now`: of the frame that they came in.
-    pub(crate) fn call(&self, invokes: Vec<Invoke>, now: Timestamp) -> Call {
+    /// What each attempt of a call came to, as the function's answer says it.
+    pub(crate) fn outcomes(&self, call: &Call, queue: &str, body: &[u8]) -> Vec<Outcome> {
+        let traces = vec![None; call.invokes.len()];
+        self.envelope(queue).answers(&items(&call.invokes, &traces, call.received), body)
+    }
+
+    fn envelope<'a>(&'a self, queue: &'a str) -> Envelope<'a> {
+        Envelope {
+            shape: self.shape,
+            batch: self.batch,
+            function: &self.function,
+            queue,
+            vhost: "/",
+            region: &self.region,
+            account: environment::ACCOUNT,
+        }
+    }
+
+    /// The call of some attempts, to be handed out under a new id. `queue`: the one that feeds the function. `received`: when
+    /// the frame came that they are in.
+    pub(crate) fn call(&self, invokes: Vec<Invoke>, queue: &str, received: Timestamp) -> Call {
+        let traces: Vec<_> = invokes.iter().map(|invoke| invoke.trace.as_ref().and_then(xray)).collect();
         let remaining = invokes.iter().map(|invoke| invoke.remaining_ms).min().unwrap_or_default();
-        let now = u64::try_from(now.as_millisecond()).unwrap_or_default();
+        let now = u64::try_from(received.as_millisecond()).unwrap_or_default();
         Call {
             request: uuid::Uuid::new_v4().to_string().into(),
-            payload: payload(&invokes, self.batch),
+            payload: self.envelope(queue).request(&items(&invokes, &traces, received)),
             deadline_ms: now.saturating_add(remaining),
-            trace: invokes.first().and_then(|invoke| invoke.trace.as_ref()).and_then(xray),
+            trace: traces.into_iter().next().flatten(),
             invokes,
+            received,
         }
     }
 }
 
-/// What a function gets: its event in CloudEvents' JSON form; of a batch a list of them.
-fn payload(invokes: &[Invoke], batch: bool) -> Bytes {
-    match invokes {
-        [only] if !batch => only.event.to_structured_json().into(),
-        several => {
-            let mut list = vec![b'['];
-            for (n, invoke) in several.iter().enumerate() {
-                if n > 0 {
-                    list.push(b',');
-                }
-                list.extend(invoke.event.to_structured_json());
-            }
-            list.push(b']');
-            list.into()
-        }
-    }
+fn items<'a>(invokes: &'a [Invoke], traces: &'a [Option<String>], received: Timestamp) -> Vec<Item<'a>> {
+    let traces = traces.iter().map(Option::as_deref);
+    let item = |(invoke, trace): (&'a Invoke, _)| {
+        let Invoke { event, key, attempt, .. } = invoke;
+        Item { event, key, attempt: *attempt, received, trace }
+    };
+    invokes.iter().zip(traces).map(item).collect()
 }
 
 /// A trace context in the form of AWS X-Ray's tracing header: the same ids, cut where X-Ray cuts them.

@@ -73,6 +73,8 @@ pub(in crate::link) struct Whose {
     pub(in crate::link) id: WorkerId,
     pub(in crate::link) function: FunctionName,
     pub(in crate::link) worker: String,
+    /// The queue that feeds the function.
+    pub(in crate::link) queue: String,
     /// The user of the worker's processes; nobody else is answered.
     pub(in crate::link) user: u32,
     pub(in crate::link) launched: Instant,
@@ -101,10 +103,10 @@ pub(in crate::link) fn serve(
     let (rest, at_rest) = oneshot::channel();
     let extensions = Arc::new(AtomicBool::new(false));
     let drained = Drained { at_rest, extensions: Arc::clone(&extensions) };
-    let Whose { lambda, id, function, worker, user, launched, pid, current } = whose;
+    let Whose { lambda, id, function, worker, queue, user, launched, pid, current } = whose;
     let most = lambda.slots.saturating_mul(2).saturating_add(CONNECTIONS);
     let state = Mutex::new(State::new(Machine::new(lambda.slots)));
-    let api = Arc::new(Api { lambda, function, worker, launched, pid, current, extensions, said, state });
+    let api = Arc::new(Api { lambda, function, worker, queue, launched, pid, current, extensions, said, state });
     let server = Server {
         api,
         id,
@@ -219,7 +221,7 @@ impl Server {
         if invokes.is_empty() {
             return;
         }
-        let call = self.api.lambda.call(invokes, Timestamp::now());
+        let call = self.api.lambda.call(invokes, &self.api.queue, Timestamp::now());
         self.api.state().machine.offer(call);
         self.api.dispatch();
     }

@@ -140,6 +140,12 @@ fn any_function() -> impl Strategy<Value = Function> {
                 command,
                 handler,
                 runtime: if lambda && isolation.network { Runtime::Lambda } else { Runtime::Native },
+                // With a batch some shapes are refused.
+                shape: if lambda && isolation.network && batch.is_none() {
+                    Shape::ALL[attempts as usize % 6]
+                } else {
+                    Shape::CloudEvent
+                },
                 root,
                 terminal_errors,
                 events,
@@ -204,6 +210,7 @@ fn written(functions: &[Function]) -> String {
         writeln!(out, "handler = {}", quoted(&f.handler)).unwrap();
         let runtime = if f.runtime == Runtime::Lambda { "lambda" } else { "native" };
         writeln!(out, "runtime = \"{runtime}\"").unwrap();
+        writeln!(out, "event = \"{}\"", f.shape.as_str()).unwrap();
         if let Some(root) = &f.root {
             writeln!(out, "root = {}", quoted(root)).unwrap();
         }

@@ -15,6 +15,12 @@ fn a_lambda_function_takes_one_at_a_time_and_finds_its_handler_in_the_command() 
 }
 
 #[test]
+fn every_shape_has_its_word_and_every_word_its_shape() {
+    let words: Vec<&str> = Shape::ALL.iter().map(|shape| shape.as_str()).collect();
+    assert_eq!(words, crate::manifest::keys::SHAPES);
+}
+
+#[test]
 fn an_error_is_terminal_by_its_whole_type_or_its_last_part() {
     let function = function(&with("terminal_errors = [\"ValidationError\", \"a.B\"]"));
     for kind in ["ValidationError", "orders::ValidationError", "orders.ValidationError", "a.B", "x.a.B"] {
