@@ -12,6 +12,8 @@ use crate::fault::{Fault, Result, ensure};
 use crate::stage::own_program;
 
 const LIMIT: Duration = Duration::from_secs(300);
+/// A build from nothing.
+const BUILD: Duration = Duration::from_secs(900);
 
 /// Files of a kit: name and content. The first one pins the versions; a change of it installs anew.
 type Files = &'static [(&'static str, &'static str)];
@@ -29,6 +31,11 @@ const NODE: Files = &[
     ("bullmq.mjs", include_str!("../../peers/node/bullmq.mjs")),
     ("graphile.mjs", include_str!("../../peers/node/graphile.mjs")),
     ("pgboss.mjs", include_str!("../../peers/node/pgboss.mjs")),
+];
+const RUST: Files = &[
+    ("Cargo.lock", include_str!("../../peers/rust/Cargo.lock")),
+    ("Cargo.toml", include_str!("../../peers/rust/Cargo.toml")),
+    ("main.rs", include_str!("../../peers/rust/main.rs")),
 ];
 
 /// Where the peers are.
@@ -56,6 +63,10 @@ impl Home {
         self.folder.join("node")
     }
 
+    pub fn rust(&self) -> PathBuf {
+        self.folder.join("rust")
+    }
+
     /// What programs of `peer` write; emptied at the start of each run.
     pub fn log(&self, peer: Peer) -> PathBuf {
         self.folder.join(format!("{}.log", peer.name()))
@@ -75,7 +86,7 @@ pub async fn install(peers: &[Peer]) -> Result<(Home, Vec<Installed>, Vec<Absent
                 let done = match kit {
                     Kit::Python => python(&home).await,
                     Kit::Node => node(&home).await,
-                    Kit::Rust => Err(Fault("no program for it is in bench/peers yet".to_owned())),
+                    Kit::Rust => rust(&home).await,
                 };
                 kit_to_do.insert(done.map_err(|Fault(text)| text))
             }
@@ -116,6 +127,18 @@ async fn node(home: &Home) -> Result<()> {
     done(&folder, NODE)
 }
 
+async fn rust(home: &Home) -> Result<()> {
+    let folder = home.rust();
+    if !write(&folder, RUST)? {
+        return Ok(());
+    }
+    eprintln!("building a program with apalis in {} (minutes, once)", folder.display());
+    let cargo = Line::new("cargo", &folder).args(["build", "--release", "--locked", "--quiet"]);
+    let cargo = cargo.env("CARGO_TARGET_DIR", folder.join("target")).env("CARGO_TERM_COLOR", "never");
+    cargo.run(&folder.join("install.log"), BUILD).await?;
+    done(&folder, RUST)
+}
+
 /// Writes the files; whether what they pin has to be installed.
 fn write(folder: &Path, files: Files) -> Result<bool> {
     fs::create_dir_all(folder)?;
@@ -143,7 +166,10 @@ fn version(peer: Peer) -> String {
             let lock: serde_json::Value = serde_json::from_str(text).ok()?;
             lock.pointer(&format!("/packages/node_modules~1{package}/version"))?.as_str().map(str::to_owned)
         }),
-        Kit::Rust => None,
+        Kit::Rust => RUST.first().and_then(|(_, text)| {
+            let after = text.split_once(&format!("name = \"{package}\"\nversion = \""))?.1;
+            after.split_once('"').map(|(version, _)| version.to_owned())
+        }),
     };
     found.unwrap_or_else(|| "unknown".to_owned())
 }
@@ -154,7 +180,7 @@ mod tests {
 
     #[test]
     fn every_peer_that_can_be_installed_has_a_pinned_version() {
-        for peer in Peer::ALL.into_iter().filter(|peer| peer.kit() != Kit::Rust) {
+        for peer in Peer::ALL {
             assert!(version(peer).starts_with(|first: char| first.is_ascii_digit()), "{}", peer.name());
         }
     }

@@ -131,8 +131,10 @@ impl Peer {
             Self::PgBoss => "batches of 500, polled each 0.5 s; each commit on the disk",
             Self::Bullmq => "2 processes × 50; append-only file, fsync each second: a crash may lose the last second",
             Self::BullmqAlways => "2 processes × 50; append-only file, fsync before each answer",
-            Self::ApalisPostgres => "its defaults for concurrency; each commit on the disk",
-            Self::ApalisAmqp => "acked after the task; its own kind of queue",
+            Self::ApalisPostgres => "256 at once on all cores, batches of 256; each commit on the disk",
+            Self::ApalisAmqp => {
+                "quorum queue, no confirms, prefetch 256 on all cores, acked after the task, no results"
+            }
         }
     }
 
@@ -141,12 +143,8 @@ impl Peer {
         match self {
             Self::GraphileWorker | Self::GraphileSingle => Some("select count(*) from graphile_worker._private_jobs"),
             Self::PgBoss => Some("select count(*) from pgboss.job where name = 'bench' and state < 'completed'"),
-            Self::Celery
-            | Self::Dramatiq
-            | Self::Bullmq
-            | Self::BullmqAlways
-            | Self::ApalisPostgres
-            | Self::ApalisAmqp => None,
+            Self::ApalisPostgres => Some("select count(*) from apalis.jobs where status <> 'Done'"),
+            Self::Celery | Self::Dramatiq | Self::Bullmq | Self::BullmqAlways | Self::ApalisAmqp => None,
         }
     }
 

@@ -85,6 +85,10 @@ fn line(home: &Home, peer: Peer, ask: Ask) -> Line {
         Ask::Left => "left",
     };
     let node = |file: &str| Line::new("node", &home.node()).args([file, word]).env("NODE_ENV", "production");
+    let rust = |store: &str| {
+        let folder = home.rust();
+        Line::new(folder.join("target/release/bench-apalis"), &folder).args([store, word])
+    };
     match (peer, ask) {
         (Peer::Celery, Ask::Work) => python(&[
             "-m",
@@ -106,7 +110,8 @@ fn line(home: &Home, peer: Peer, ask: Ask) -> Line {
         (Peer::GraphileSingle, _) => node("graphile.mjs"),
         (Peer::PgBoss, _) => node("pgboss.mjs"),
         (Peer::Bullmq | Peer::BullmqAlways, _) => node("bullmq.mjs"),
-        (Peer::ApalisPostgres | Peer::ApalisAmqp, _) => Line::new("false", Path::new("/")),
+        (Peer::ApalisPostgres, _) => rust("postgres"),
+        (Peer::ApalisAmqp, _) => rust("amqp"),
     }
 }
 
