@@ -53,6 +53,10 @@ pub enum Command {
     Dev(Dev),
     /// Run the functions of a manifest on RabbitMQ, Postgres and Redis
     Run(Run),
+    /// Write a function that runs at once: its code, its manifest, and how to run it
+    Init(Init),
+    /// Become a runtime that Weft brings along; a worker's program, named by `command` in `weft.toml`
+    Runtime(Runtime),
     /// Publish events
     Publish(Publish),
     /// List the functions of a manifest, with live numbers when a dispatcher runs
@@ -321,6 +325,43 @@ pub enum SchemaName {
     Manifest,
     DeadLetter,
     Events,
+}
+
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The folder to write into; made if need be. A file that is there is never overwritten
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// What the function is written in
+    #[arg(long, value_enum)]
+    pub from: Language,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Language {
+    /// Python, through AWS's runtime client
+    Python,
+    /// Node.js, through the runtime that Weft brings along
+    Node,
+    /// Rust, with the crate `lambda_runtime`
+    Rust,
+    /// Any program that speaks AWS Lambda's Runtime API: here a shell script
+    Lambda,
+}
+
+#[derive(Debug, Args)]
+pub struct Runtime {
+    /// Which runtime
+    #[arg(value_enum)]
+    pub name: RuntimeName,
+    /// The handler, such as `index.handler` [default: the variable `_HANDLER`]
+    pub handler: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RuntimeName {
+    /// Node.js 18.17 or newer
+    Node,
 }
 
 #[derive(Debug, Args)]

@@ -7,10 +7,12 @@ mod demo;
 mod dlq;
 mod doctor;
 mod functions;
+mod init;
 mod invocations;
 mod migrate;
 mod publish;
 mod run;
+mod runtime;
 mod schema;
 mod simulate;
 
@@ -32,6 +34,8 @@ pub fn run(weft: Weft) -> Result<Exit, Report> {
         Command::Schema(schema) => return schema::run(&schema),
         Command::Simulate(simulate) => return simulate::run(&simulate),
         Command::Completions(completions) => return completions::run(&completions),
+        Command::Init(init) => return init::run(&init),
+        Command::Runtime(args) => return runtime::run(&args),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -59,7 +63,11 @@ pub fn run(weft: Weft) -> Result<Exit, Report> {
             Command::Cost(cost) => cost::run(cost).await,
             Command::Migrate(migrate) => migrate::run(migrate).await,
             Command::Doctor(doctor) => doctor::run(doctor).await,
-            Command::Schema(_) | Command::Simulate(_) | Command::Completions(_) => Ok(Exit::Ok),
+            Command::Schema(_)
+            | Command::Simulate(_)
+            | Command::Completions(_)
+            | Command::Init(_)
+            | Command::Runtime(_) => Ok(Exit::Ok),
         }
     });
     // Not in the runtime: the exporters have threads of their own and block while they flush.

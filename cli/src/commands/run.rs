@@ -29,9 +29,23 @@ pub async fn dev(args: args::Dev, export: Export) -> Result<Exit, Report> {
 
 /// Reads a manifest, with every fault in one report.
 pub fn load(file: &args::ManifestFile) -> Result<Manifest, Report> {
-    Manifest::load(&file.manifest).map_err(|faults| {
+    let mut manifest = Manifest::load(&file.manifest).map_err(|faults| {
         Report::new(Code::Manifest, faults.to_string()).help("`weft schema manifest` prints what a manifest may hold")
-    })
+    })?;
+    name_ourselves(&mut manifest);
+    Ok(manifest)
+}
+
+/// A program `weft` is this one, wherever it lies: the runtimes that it brings along are of its own version.
+fn name_ourselves(manifest: &mut Manifest) {
+    let Some(own) = std::env::current_exe().ok().and_then(|path| path.into_os_string().into_string().ok()) else {
+        return;
+    };
+    for function in manifest.functions.values_mut() {
+        if let Some(program) = function.command.first_mut().filter(|program| *program == "weft") {
+            program.clone_from(&own);
+        }
+    }
 }
 
 /// What the workers may have together: what is given, else what the machine has.
