@@ -17,6 +17,7 @@ mod cases_failures;
 mod cases_pause;
 mod compose;
 mod event_shapes;
+mod examples_lambda;
 mod harness;
 mod isolation_deadline;
 mod isolation_limits;

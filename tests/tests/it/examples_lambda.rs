@@ -1,0 +1,61 @@
+//! The examples in other languages, each from its own folder and as its README runs it.
+
+use serde_json::json;
+
+use crate::lambda_stage::{EXPECTED, result, with_example, with_node_modules, with_venv};
+use crate::system_stage::{LIMIT, Stage, complaints, stop};
+
+async fn orders_are_validated(stage: Stage) {
+    let stage = with_venv(with_example(stage, "python-validator"));
+    let dispatcher = stage.start(&[]).await;
+    stage.done(&["publish", "--file", "orders.ndjson"]).await;
+    let valid = stage.invocations_in("validate-order", "succeeded", 2).await;
+    let counted = stage.invocations_in("count-orders", "succeeded", 2).await;
+    let dead = stage.invocations_in("validate-order", "dead", 1).await;
+    let uncounted = stage.invocations_in("count-orders", "dead", 1).await;
+    let mut answers: Vec<String> = valid.iter().map(|order| result(order).to_string()).collect();
+    answers.sort();
+    assert_eq!(answers, [r#"{"articles":2,"order_id":"O-1"}"#, r#"{"articles":2,"order_id":"O-2"}"#]);
+    assert!(counted.iter().all(|order| order["attempt"] == 1), "only what failed is tried again: {counted:#?}");
+    assert_eq!((&dead[0]["attempt"], &uncounted[0]["attempt"]), (&json!(1), &json!(2)));
+    let letters = stage.json(&["dlq", "ls", "--json"]).await.to_string();
+    assert!(letters.contains("ValidationError") && letters.contains("the lines come to 3500"), "{letters}");
+    let exit = stop(dispatcher).await;
+    let lines: Vec<&String> = exit.lines.iter().filter(|line| line.contains("order is valid")).collect();
+    assert_eq!(lines.len(), 2, "the duplicate reached no function: {lines:#?}");
+}
+
+#[tokio::test]
+async fn the_python_validator_runs_as_its_readme_says() {
+    orders_are_validated(Stage::embedded()).await;
+}
+
+#[tokio::test]
+async fn the_python_validator_runs_on_rabbitmq() {
+    orders_are_validated(Stage::real().await).await;
+}
+
+#[tokio::test]
+async fn the_node_thumbnail_runs_as_its_readme_says() {
+    let stage = with_node_modules(with_example(Stage::embedded(), "node-thumbnail"));
+    let picture = weft_tests::Process::at(weft_tests::node()).folder(&stage.folder).args(["picture.mjs"]);
+    std::fs::write(stage.path("picture.json"), picture.run(LIMIT).await.success().stdout.concat()).unwrap();
+    let dispatcher = stage.start(&[]).await;
+    for _ in 0..2 {
+        stage.done(&["publish", "pictures.uploaded", "--id", "sunset", "--data", "@picture.json"]).await;
+    }
+    let junk = r#"{"name": "notes.txt", "image": "bm90IGEgcGljdHVyZQ=="}"#;
+    stage.done(&["publish", "pictures.uploaded", "--id", "junk", "--data", junk]).await;
+    let done = stage.invocations_in("thumbnail", "succeeded", 1).await;
+    let dead = stage.invocations_in("thumbnail", "dead", 1).await;
+    let made = result(&done[0]);
+    assert_eq!((&made["format"], &made["width"], &made["height"]), (&json!("webp"), &json!(160), &json!(120)));
+    assert_eq!(dead[0]["attempt"], 2, "{dead:#?}");
+    let letters = stage.json(&["dlq", "ls", "--json"]).await.to_string();
+    assert!(letters.contains("unsupported image format"), "{letters}");
+    let exit = stop(dispatcher).await;
+    let made = exit.lines.iter().filter(|line| line.contains("sunset.jpg: 640 to 160 pixels")).count();
+    assert_eq!(made, 1, "the duplicate is answered from the ledger:\n{}", exit.text());
+    let expected = [EXPECTED.as_slice(), &["attempt failed", "event given up", "Invoke Error"]].concat();
+    assert_eq!(complaints(&exit.lines, &expected), Vec::<String>::new());
+}
