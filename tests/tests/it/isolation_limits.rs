@@ -91,6 +91,19 @@ async fn a_worker_that_takes_more_memory_than_it_may_is_said_to_have_run_out_of_
     assert_eq!(complaints(&exit.lines, &provoked), Vec::<String>::new());
 }
 
+#[tokio::test]
+async fn a_worker_gets_no_more_of_the_processors_than_its_share() {
+    let stage = stage("limits = { cpu = 0.1 }");
+    let Some(dispatcher) = started_or_refused(&stage, "cpu: by cgroup", "limits.cpu").await else { return };
+    let burnt = result(&stage, "burn", &json!({ "do": "burn", "ms": 3_000 })).await;
+    let (took, got) = (burnt["took_us"].as_u64().unwrap(), burnt["got_us"].as_u64().unwrap());
+    // A tenth, and what of it may fall due at the two ends.
+    assert!(got <= took / 10 + 100_000, "{got} us of {took} us");
+    assert!(got > 0);
+    others_go_on(&stage).await;
+    stop(dispatcher).await;
+}
+
 /// The processes whose command line has a word.
 fn with_marker(marker: &str) -> Vec<String> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();

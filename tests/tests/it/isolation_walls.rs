@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
+use weft_tests::Process;
 
 use crate::isolation_stage::{result, started_or_refused};
-use crate::system_stage::{LIMIT, Stage, complaints, stop};
+use crate::system_stage::{LIMIT, Stage, complaints, started, stop};
 
 fn stage(keys: &str) -> Stage {
     Stage::embedded()
@@ -82,7 +83,16 @@ async fn a_confined_worker_reaches_no_process_outside_with_a_signal() {
 #[tokio::test]
 async fn a_worker_runs_as_its_user_with_no_other_groups_and_no_rights_and_owns_its_folder() {
     let stage = stage("isolation = { user = \"4321:4322\" }\nmemory = \"64MiB\"");
-    let Some(dispatcher) = started_or_refused(&stage, "user: by setuid", "isolation.user").await else { return };
+    let machine = stage.weft(&["doctor", "--json"]).run(LIMIT).await.text();
+    if !machine.contains("user: by setuid") {
+        let refused = stage.dispatcher(&[]).run(LIMIT).await.code(9).text();
+        assert!(refused.contains("W0504") && refused.contains("isolation.user"), "{refused}");
+        return;
+    }
+    // Groups that a dispatcher may well have and a worker must not inherit.
+    let program = stage.program(Process::at("setpriv")).args(["--groups", "4,27", "--"]).arg(weft_tests::bin("weft"));
+    let args = ["dev", "--admin", "127.0.0.1:0", "--node", &stage.node, "--log-format", "json"];
+    let dispatcher = started(program.args(args)).await;
     let seen = result(&stage, "look", &json!({ "do": "look" })).await;
     assert_eq!(seen["uid"], "4321 4321 4321 4321", "{seen:#}");
     assert_eq!(seen["gid"], "4322 4322 4322 4322", "{seen:#}");

@@ -19,6 +19,7 @@ mod compose;
 mod event_shapes;
 mod examples_lambda;
 mod harness;
+mod isolation_bare;
 mod isolation_deadline;
 mod isolation_limits;
 mod isolation_stage;

@@ -181,6 +181,47 @@ async fn a_handler_that_ignores_its_deadline_is_dropped_before_the_answer() {
     assert!(dropped.load(Ordering::SeqCst));
 }
 
+/// Says that it is being dropped, and takes until it is allowed to.
+struct SlowDrop {
+    dropping: std::sync::mpsc::SyncSender<()>,
+    allowed: std::sync::mpsc::Receiver<()>,
+}
+
+impl Drop for SlowDrop {
+    fn drop(&mut self) {
+        let _ = self.dropping.send(());
+        let _ = self.allowed.recv();
+    }
+}
+
+#[tokio::test]
+async fn what_a_dropped_handler_still_undoes_is_undone_before_the_answer() {
+    let (dropping, is_dropping) = std::sync::mpsc::sync_channel(1);
+    let (allow, allowed) = std::sync::mpsc::sync_channel(1);
+    let guard = std::sync::Mutex::new(Some(SlowDrop { dropping, allowed }));
+    let ignore = move |_: Context, (): ()| {
+        let guard = guard.lock().unwrap().take();
+        async move {
+            let _guard = guard;
+            std::future::pending::<()>().await;
+            Ok::<(), Failure>(())
+        }
+    };
+    let handlers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mut dispatcher = Dispatcher::connect_on(handlers.handle().clone(), Worker::new().handler("ignore", ignore));
+    dispatcher.send(&ToWorker::Start(start_frame())).await;
+    assert!(matches!(dispatcher.receive().await, Some(ToDispatcher::Ready { .. })));
+    let mut frame = invoke("ignore", &());
+    frame.remaining_ms = 20;
+    let id = dispatcher.invoke(frame).await;
+    tokio::task::spawn_blocking(move || is_dropping.recv()).await.unwrap().unwrap();
+    let early = tokio::time::timeout(crate::attempt::GRACE, dispatcher.outcome(id)).await;
+    assert!(early.is_err(), "a transaction of its may still be open: {early:?}");
+    allow.send(()).unwrap();
+    assert_eq!(dispatcher.outcome(id).await.0, Outcome::TimedOut);
+    handlers.shutdown_background();
+}
+
 #[tokio::test]
 async fn a_handler_that_blocks_its_thread_is_not_answered_for_until_it_ends() {
     let release = Arc::new(AtomicBool::new(false));

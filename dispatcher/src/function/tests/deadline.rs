@@ -104,6 +104,20 @@ fn the_late_answer_of_an_attempt_that_ignored_its_deadline_is_refused() {
 }
 
 #[test]
+fn the_late_answer_of_an_attempt_that_ignored_its_deadline_is_none_of_the_next_attempt() {
+    let (mut bench, worker, k, _) = neighbours();
+    let settled = settles(&bench.later(12 * SECOND));
+    bench.settled(&settled, Settled::Done);
+    // Its event comes once more and runs elsewhere, while the old worker still has a neighbour to wait for.
+    let asked = claimed(&bench.deliver(vec![message("k", "a")]));
+    let replacement = launched(&bench.verdicts(&asked, vec![Verdict::Run(claim(2, 2, 0))]))[0];
+    let again = invoked(&bench.ready(replacement))[0].1.clone();
+    assert!(bench.outcome(worker, &k, succeeded()).is_empty(), "it is no answer of the next attempt");
+    let settled = settles(&bench.outcome(replacement, &again, succeeded()));
+    assert!(matches!(settled[..], [Settle { fence: Fence(2), .. }]), "{settled:?}");
+}
+
+#[test]
 fn a_crash_of_a_condemned_worker_is_not_held_against_its_last_neighbour_alone() {
     let mut bench = bench_with(2, 1, "retry = { attempts = 3, crashes = 1 }");
     let (worker, _) = bench.running("k");

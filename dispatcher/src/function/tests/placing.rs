@@ -27,6 +27,28 @@ fn an_idle_worker_leaves_after_its_keep_alive_and_not_before() {
 }
 
 #[test]
+fn of_two_workers_the_idle_one_leaves_and_the_busy_one_goes_on() {
+    let mut bench = bench(1, 2);
+    let asked = claimed(&bench.deliver(vec![message("k", "a"), message("l", "a")]));
+    let verdicts = (1..3).map(|n| Verdict::Run(claim(n, 1, 0))).collect();
+    let workers = launched(&bench.verdicts(&asked, verdicts));
+    let first = invoked(&bench.ready(workers[0]));
+    let second = invoked(&bench.ready(workers[1]));
+    // The busy one has not been idle for longer than the other.
+    let actions = bench.outcome(workers[1], &second[0].1, succeeded());
+    bench.settled(&settles(&actions), Settled::Done);
+    let actions = bench.later(Duration::from_millis(1_100));
+    assert!(matches!(actions[..], [Action::DrainWorker(id)] if id == workers[1]), "{actions:?}");
+    bench.gone(workers[1], true);
+    assert!(bench.later(Duration::from_secs(10)).is_empty(), "the other is not told to leave");
+    let actions = bench.outcome(workers[0], &first[0].1, succeeded());
+    assert!(matches!(settles(&actions)[..], [Settle { to: Settlement::Succeeded { .. }, .. }]), "{actions:?}");
+    let asked = claimed(&bench.deliver(vec![message("m", "a")]));
+    let actions = bench.verdicts(&asked, vec![Verdict::Run(claim(3, 1, 0))]);
+    assert_eq!(invoked(&actions)[0].0, workers[0], "it takes the next");
+}
+
+#[test]
 fn workers_that_do_not_start_are_tried_again_ever_more_slowly() {
     let mut bench = bench(1, 1);
     let asked = claimed(&bench.deliver(vec![message("k", "a")]));

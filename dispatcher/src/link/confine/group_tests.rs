@@ -66,6 +66,66 @@ fn a_group_of_version_2_has_its_limits_and_tells_its_events() {
     fs::remove_dir_all(&base).unwrap();
 }
 
+/// A group in a tree of version 2 of this machine, with no controllers: groups of version 1 have them here. `None`: there is
+/// no such tree, or it may not be written.
+fn real_v2() -> Option<(PathBuf, Group)> {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let own = super::super::cgroup::own(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"));
+    let base = own.v2?.join(format!("weft-test-{:016x}", fastrand::u64(..)));
+    fs::create_dir(&base).ok()?;
+    let tree = Tree { v2: Some(Branch { folder: base.clone(), controllers: Vec::new() }), ..Tree::default() };
+    Some((base, Group::make(&tree, &SHARE).unwrap()))
+}
+
+/// A process in the group, and one that it has started in a session of its own; their ids.
+fn two_processes_in(group: &Group) -> (std::process::Child, u32) {
+    use std::io::BufRead as _;
+    use std::process::{Command, Stdio};
+    let script = format!("echo $$ > {}/cgroup.procs; setsid sleep 60 & echo $!; wait", group.folders[0].path.display());
+    let mut child = Command::new("sh").args(["-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (child, line.trim().parse().unwrap())
+}
+
+fn members(group: &Group) -> Vec<u32> {
+    let text = fs::read_to_string(group.folders[0].path.join("cgroup.procs")).unwrap();
+    let mut members: Vec<u32> = text.lines().map(|line| line.parse().unwrap()).collect();
+    members.sort_unstable();
+    members
+}
+
+#[tokio::test]
+async fn in_version_2_the_kernel_kills_all_that_is_in_a_group_also_in_another_session() {
+    let Some((base, group)) = real_v2() else { return };
+    let (mut child, inner) = two_processes_in(&group);
+    let mut both = [child.id(), inner];
+    both.sort_unstable();
+    assert_eq!(members(&group), both);
+    // Nothing counts here: no controller has files in it.
+    assert!(!group.folders[0].path.join("memory.events").exists());
+    assert_eq!((group.out_of_memory(), group.out_of_processes()), (0, 0));
+    // By the one file that does it, or else the list would.
+    group.folders[0].kill();
+    let status = tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    group.end().await;
+    fs::remove_dir(&base).expect("its group is gone, and with it whoever was in it");
+}
+
+#[tokio::test]
+async fn a_group_is_left_when_all_in_it_has_ended_by_itself_and_a_limit_that_is_not_there_is_an_error() {
+    let Some((base, group)) = real_v2() else { return };
+    assert_eq!(members(&group), [0_u32; 0]);
+    assert_eq!(group.entrance_by_writing().unwrap().len(), 1);
+    group.end().await;
+    // What is promised and has no file in the kernel is no group.
+    let branch = Branch { folder: base.clone(), controllers: vec![Controller::Memory] };
+    let error = Group::make(&Tree { v2: Some(branch), ..Tree::default() }, &SHARE).unwrap_err();
+    assert!(error.to_string().starts_with("set memory.max to 67108864"), "{error}");
+    fs::remove_dir(&base).expect("nothing is left of what could not be limited");
+}
+
 /// What this machine has, with its own files: the names of files and the rights to write them are the kernel's.
 #[tokio::test]
 async fn a_group_is_made_limited_entered_and_removed_on_this_machine() {

@@ -49,6 +49,8 @@ fn a_flood_leaves_the_others_their_even_part() {
 fn what_is_provisioned_comes_before_any_demand_and_counts_as_a_part() {
     let wishes = [demand(1_000), Wish { guaranteed: 4, ..Wish::default() }];
     assert_eq!(shares(NODE, &wishes), [6, 4]);
+    let wishes = [demand(1_000), Wish { guaranteed: 7, ..Wish::default() }];
+    assert_eq!(shares(NODE, &wishes), [3, 7], "more than an even part");
     let wishes = [demand(1_000), Wish { guaranteed: 2, demand: 1_000, ..Wish::default() }];
     assert_eq!(shares(NODE, &wishes), [5, 5], "the guarantee is no gift on top");
 }

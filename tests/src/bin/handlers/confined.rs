@@ -21,6 +21,10 @@ use crate::LOOK;
 pub enum Try {
     /// Tells what is in force: the limits of its process, of its groups, and who it is.
     Look,
+    /// Keeps one thread busy for so long, and tells how much processor time its process has got meanwhile.
+    Burn { ms: u64 },
+    /// Starts processes one by one until one is refused, `most` at the most, and ends them.
+    Processes { most: usize },
     /// Fills this much memory, in steps; before the attempt `from_attempt`.
     Memory { mib: usize, from_attempt: u32 },
     /// Starts processes that each start two more, in a session of their own, `depth` deep; goes on when one was refused.
@@ -40,6 +44,15 @@ pub enum Try {
 pub async fn confined(ctx: Context, attempt: Try) -> Result<Value, Failure> {
     match attempt {
         Try::Look => look(),
+        Try::Burn { ms } => {
+            let (began, before) = (Instant::now(), processor_time()?);
+            while began.elapsed() < Duration::from_millis(ms) {
+                std::hint::spin_loop();
+            }
+            let (took, got) = (began.elapsed(), processor_time()?.saturating_sub(before));
+            Ok(json!({ "took_us": took.as_micros(), "got_us": got.as_micros() }))
+        }
+        Try::Processes { most } => Ok(processes(most.min(200))),
         Try::Memory { mib, from_attempt } => {
             let mut held: Vec<Vec<u8>> = Vec::new();
             while ctx.attempt().0 < from_attempt && held.len() < mib {
@@ -136,6 +149,32 @@ async fn bomb(depth: u32, marker: &str) -> Result<Value, Failure> {
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// What this process has used of processors, all of its threads together.
+fn processor_time() -> Result<Duration, Failure> {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(time).map_err(|error| Failure::terminal("NoTime", error.to_string()))
+}
+
+fn processes(most: usize) -> Value {
+    let mut started = Vec::new();
+    let mut refused = None;
+    while started.len() < most {
+        match Command::new("sleep").arg("20").spawn() {
+            Ok(child) => started.push(child),
+            Err(error) => {
+                refused = Some(format!("{:?}", error.kind()));
+                break;
+            }
+        }
+    }
+    let count = started.len();
+    for mut child in started {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    json!({ "started": count, "refused": refused })
 }
 
 fn fill(mib: u32) -> Result<Value, Failure> {
