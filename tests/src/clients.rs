@@ -30,6 +30,15 @@ pub fn node_modules() -> PathBuf {
     or_fail(made(env::NODE_MODULES, "node", "node_modules"))
 }
 
+/// A Lambda function in Rust on AWS's own client: `tests/clients/rust`, built.
+///
+/// # Panics
+/// It has not been made; the text says which command makes it.
+#[must_use]
+pub fn rust_function() -> PathBuf {
+    or_fail(made(env::RUST_FUNCTION, "rust", "debug/weft-test-lambda-rust"))
+}
+
 /// The program `node`.
 ///
 /// # Panics

@@ -17,6 +17,9 @@ pub const PYTHON: &str = "WEFT_TEST_PYTHON";
 /// A folder `node_modules` with the packages of `tests/clients/package.json`.
 pub const NODE_MODULES: &str = "WEFT_TEST_NODE_MODULES";
 
+/// A Rust function on AWS's own client, built from `tests/clients/rust`.
+pub const RUST_FUNCTION: &str = "WEFT_TEST_RUST_FUNCTION";
+
 /// The value of `name`, if it is set and not empty.
 pub(crate) fn get(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())

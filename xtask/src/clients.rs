@@ -1,4 +1,5 @@
-//! The clients that the whole-system tests talk through: a Python environment and a folder of npm packages, made once
+//! The clients that the whole-system tests talk through: a Python environment, a folder of npm packages and a Rust function
+//! on AWS's client, made once
 //! under `target/clients/` from the pinned lists in `tests/clients/`, and anew when a list changes.
 //!
 //! Both come from the package registries alone: no package's own script runs, nothing is compiled.
@@ -13,6 +14,9 @@ use crate::run;
 pub const PYTHON: &str = "WEFT_TEST_PYTHON";
 /// A `node_modules` with the packages of `package.json`. Set: it is taken as it is.
 pub const NODE_MODULES: &str = "WEFT_TEST_NODE_MODULES";
+
+/// A Rust function on AWS's own client, built. Set: it is taken as it is.
+pub const RUST_FUNCTION: &str = "WEFT_TEST_RUST_FUNCTION";
 
 /// Written last, so that a folder without it is unfinished. Holds what the folder was made from.
 const STAMP: &str = "made-from";
@@ -29,17 +33,20 @@ pub fn run() -> Result<(), String> {
     Ok(())
 }
 
-/// Makes both where they are missing or out of date; the variables that lead tests to them.
+/// Makes all where they are missing or out of date; the variables that lead tests to them.
 ///
 /// # Errors
 /// The registries do not answer, or have no built package for this machine. What pip or npm said is on standard error.
 pub fn install() -> Result<Vec<(String, String)>, String> {
-    let (python, node) = std::thread::scope(|scope| {
+    let (python, node, rust) = std::thread::scope(|scope| {
         let python = scope.spawn(python);
+        let rust = scope.spawn(rust);
         let node = node();
-        (python.join().unwrap_or_else(|_| Err("installing Python's packages ended in a panic".to_owned())), node)
+        let ended = |what: &str| Err(format!("installing {what} ended in a panic"));
+        let python = python.join().unwrap_or_else(|_| ended("Python's packages"));
+        (python, node, rust.join().unwrap_or_else(|_| ended("the Rust function")))
     });
-    Ok(vec![(PYTHON.to_owned(), python?), (NODE_MODULES.to_owned(), node?)])
+    Ok(vec![(PYTHON.to_owned(), python?), (NODE_MODULES.to_owned(), node?), (RUST_FUNCTION.to_owned(), rust?)])
 }
 
 /// The variables, when both are there and up to date or given: for a run that installs nothing.
@@ -50,7 +57,8 @@ pub fn present() -> Vec<(String, String)> {
     };
     let python = python_folder().ok().and_then(|folder| found(PYTHON, &folder, "bin/python"));
     let node = node_folder().ok().and_then(|folder| found(NODE_MODULES, &folder, "node_modules"));
-    python.into_iter().chain(node).collect()
+    let rust = rust_folder().ok().and_then(|folder| found(RUST_FUNCTION, &folder, RUST_PROGRAM));
+    python.into_iter().chain(node).chain(rust).collect()
 }
 
 fn given(name: &str) -> Option<String> {
@@ -87,6 +95,34 @@ fn node() -> Result<String, String> {
         run::quietly(npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"]))
     })?;
     Ok(folder.path.join("node_modules").display().to_string())
+}
+
+/// Where Cargo puts the program, in its target folder.
+const RUST_PROGRAM: &str = "debug/weft-test-lambda-rust";
+
+fn rust() -> Result<String, String> {
+    if let Some(given) = given(RUST_FUNCTION) {
+        return Ok(given);
+    }
+    let folder = rust_folder()?;
+    folder.make("a Rust function for the tests", || {
+        let mut cargo = run::cargo();
+        cargo.args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--manifest-path",
+            "tests/clients/rust/Cargo.toml",
+            "--target-dir",
+        ]);
+        run::quietly(cargo.arg(&folder.path))
+    })?;
+    Ok(folder.path.join(RUST_PROGRAM).display().to_string())
+}
+
+fn rust_folder() -> Result<Folder, String> {
+    let made_from = [list("rust/Cargo.lock")?, list("rust/Cargo.toml")?, list("rust/src/main.rs")?].concat();
+    Ok(Folder { path: clients().join("rust"), made_from })
 }
 
 /// A folder that was made from something, and knows from what.

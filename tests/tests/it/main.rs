@@ -25,6 +25,8 @@ mod isolation_limits;
 mod isolation_stage;
 mod isolation_walls;
 mod lambda_bootstrap;
+mod lambda_client;
+mod lambda_clients;
 mod lambda_init;
 mod lambda_shapes;
 mod lambda_stage;

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use weft_schemas::ErrorInfo;
 
 /// The content type of an HTTP response that is streamed: a JSON prelude, eight NUL bytes, the body.

@@ -86,7 +86,7 @@ impl Lambda {
     /// The call of some attempts, to be handed out under a new id. `queue`: the one that feeds the function. `received`: when
     /// the frame came that they are in.
     pub(crate) fn call(&self, invokes: Vec<Invoke>, queue: &str, received: Timestamp) -> Call {
-        let traces: Vec<_> = invokes.iter().map(|invoke| invoke.trace.as_ref().and_then(xray)).collect();
+        let traces: Vec<_> = invokes.iter().map(trace_of).collect();
         let remaining = invokes.iter().map(|invoke| invoke.remaining_ms).min().unwrap_or_default();
         let now = u64::try_from(received.as_millisecond()).unwrap_or_default();
         Call {
@@ -107,6 +107,12 @@ fn items<'a>(invokes: &'a [Invoke], traces: &'a [Option<String>], received: Time
         Item { event, key, attempt: *attempt, received, trace }
     };
     invokes.iter().zip(traces).map(item).collect()
+}
+
+/// The attempt's own span where it has one, else what the event came with.
+fn trace_of(invoke: &Invoke) -> Option<String> {
+    let own = invoke.trace.clone().or_else(|| invoke.event.trace_context());
+    own.as_ref().and_then(xray)
 }
 
 /// A trace context in the form of AWS X-Ray's tracing header: the same ids, cut where X-Ray cuts them.
