@@ -47,6 +47,7 @@ mod system_audit;
 mod system_cost;
 mod system_demo;
 mod system_dlq;
+mod system_docs;
 mod system_drain;
 mod system_errors;
 mod system_idle;
