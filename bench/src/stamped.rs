@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
-use weft_dispatcher::broker::{Broker, BrokerError, Counts, Health, PublishError, Subscription, Topology};
+use weft_dispatcher::broker::{Broker, BrokerError, Counts, Health, PublishError, Replies, Subscription, Topology};
 use weft_schemas::Message;
 
 use crate::clock;
@@ -66,6 +66,10 @@ impl Broker for Stamped {
             }
         });
         Ok(Subscription { deliveries: receiver, acks })
+    }
+
+    async fn replies(&self, name: &str) -> Result<Replies, BrokerError> {
+        self.inner.replies(name).await
     }
 
     async fn publish(&self, messages: &[Message]) -> Vec<Result<(), PublishError>> {

@@ -59,6 +59,8 @@ pub enum Command {
     Runtime(Runtime),
     /// Publish events
     Publish(Publish),
+    /// Invoke a function of a running dispatcher, and print its answer and what it took
+    Invoke(Invoke),
     /// List the functions of a manifest, with live numbers when a dispatcher runs
     Functions(Functions),
     /// List, show or follow invocations
@@ -122,6 +124,18 @@ pub struct Dispatching {
     /// Address of the admin port (health and status); port 0 takes a free one
     #[arg(long, env = "WEFT_ADMIN", default_value = "127.0.0.1:7070", value_name = "HOST:PORT")]
     pub admin: SocketAddr,
+    /// Address of the Invoke API for AWS's clients, or `off`; port 0 takes a free one [default: `weft run` off, `weft dev`
+    /// 127.0.0.1:9001]
+    #[arg(long, env = "WEFT_INVOKE", value_name = "HOST:PORT|off", value_parser = listening)]
+    pub invoke: Option<Listening>,
+    /// Address of the function URLs (`/fn/NAME/…`), open to whoever reaches it, or `off`; port 0 takes a free one [default:
+    /// `weft run` off, `weft dev` 127.0.0.1:9002]
+    #[arg(long, env = "WEFT_URLS", value_name = "HOST:PORT|off", value_parser = listening)]
+    pub urls: Option<Listening>,
+    /// Who may call the Invoke API: a file with one `ACCESS_KEY:SECRET` a line (also: `WEFT_INVOKE_CREDENTIALS`). Without it
+    /// the API answers this machine only
+    #[arg(long, env = "WEFT_INVOKE_CREDENTIALS_FILE", value_name = "FILE")]
+    pub invoke_credentials_file: Option<PathBuf>,
     /// Workers of one function at most
     #[arg(long, env = "WEFT_MAX_WORKERS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub max_workers: u32,
@@ -137,6 +151,23 @@ pub struct Dispatching {
     /// How long a stop waits for what runs, 0s to 1h
     #[arg(long, env = "WEFT_DRAIN_LIMIT", default_value = "30s", value_parser = duration(0, 3600))]
     pub drain_limit: Duration,
+}
+
+/// Whether and where a listener is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listening {
+    Off,
+    At(SocketAddr),
+}
+
+/// Reads an address, or `off`.
+fn listening(text: &str) -> Result<Listening, String> {
+    if text == "off" {
+        return Ok(Listening::Off);
+    }
+    text.parse()
+        .map(Listening::At)
+        .map_err(|_| "write an address and a port, such as 127.0.0.1:9001, or off".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -206,6 +237,34 @@ pub struct Publish {
     pub json: bool,
     #[command(flatten)]
     pub services: Services,
+}
+
+/// By the Invoke API of a running dispatcher. The answer goes to standard output, the rest to standard error. Exit status 1
+/// when the function fails.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  weft invoke create-order -d @event.json --key order-17")]
+pub struct Invoke {
+    /// The function
+    pub name: FunctionName,
+    /// The payload as JSON; `@FILE` reads a file, `-` standard input [default: null]
+    #[arg(long, short = 'd', value_name = "JSON")]
+    pub data: Option<String>,
+    /// The idempotency key: again with the same one it is not run again, and has the same answer [default: a new one each
+    /// time]
+    #[arg(long)]
+    pub key: Option<String>,
+    /// Do not wait for the answer
+    #[arg(long = "async")]
+    pub asynchronous: bool,
+    /// Address of the Invoke API [default: 127.0.0.1:9001]
+    #[arg(long, env = "WEFT_INVOKE", value_name = "HOST:PORT", value_parser = listening)]
+    pub invoke: Option<Listening>,
+    /// The API's access keys, of which the first signs the call (also: `WEFT_INVOKE_CREDENTIALS`)
+    #[arg(long, env = "WEFT_INVOKE_CREDENTIALS_FILE", value_name = "FILE")]
+    pub invoke_credentials_file: Option<PathBuf>,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Safe on a live system. Exit status 6 when something is unaccounted for.

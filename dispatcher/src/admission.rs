@@ -12,7 +12,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use weft_schemas::event::DecodeError;
 use weft_schemas::manifest::Function;
-use weft_schemas::{Digest, ErrorInfo, Event, Fence, Key, Message, Reason, requeue};
+use weft_schemas::{Digest, ErrorInfo, Event, Fence, Key, Message, Reason, RequestKind, requeue};
 
 /// An event that may be claimed.
 #[derive(Debug, Clone)]
@@ -204,7 +204,9 @@ impl Admission {
     }
 
     fn key(&self, event: &Event) -> Result<Key, String> {
-        match &self.function.idempotency.key {
+        // The caller of a request names its key, and none of those that other events have.
+        let pointer = self.function.idempotency.key.as_ref().filter(|_| RequestKind::of(event).is_none());
+        match pointer {
             None => event.default_key().map_err(|error| error.to_string()),
             Some(pointer) => match event.pointer(pointer) {
                 None => Err(format!("the event has no text or whole number at {pointer}")),

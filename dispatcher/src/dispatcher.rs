@@ -24,16 +24,18 @@ use crate::broker::{Broker, FunctionQueue, Names, Topology};
 use crate::function::core::{Bounds, Core};
 use crate::function::rate;
 use crate::function::task::{Surroundings, run as run_function};
+use crate::http::Listen;
 use crate::link::{Confinement, Machine, Program};
 use crate::nets::copies::Copies;
 use crate::nets::{self, Nets};
 use crate::node::Keeper;
 use crate::relay::Relay;
+use crate::requests::Requests;
 use crate::scale::{Budget, Schedule};
 use crate::services::{Check, Condition, Pace, watch_state};
 use crate::shares::Shares;
 use crate::status::Stats;
-use crate::{admin, report, usage};
+use crate::{admin, http, report, usage};
 
 /// The most deliveries that one function may hold; RabbitMQ caps a quorum queue's prefetch at 2,000.
 const PREFETCH_MOST: u32 = 2_000;
@@ -41,6 +43,8 @@ const PREFETCH_MOST: u32 = 2_000;
 const ORDERED_PREFETCH: u32 = 1_000;
 /// How long the nets have to write out what is under way when the functions have stopped.
 const NETS_LIMIT: Duration = Duration::from_secs(5);
+/// How long callers have to take their answers when the functions have stopped.
+const CALLERS_LIMIT: Duration = Duration::from_secs(5);
 /// The period of the retention sweep, and the most rows that it deletes in one statement.
 const SWEEP: (Duration, u32) = (Duration::from_secs(60), 5_000);
 
@@ -84,6 +88,7 @@ pub struct Dispatcher {
     functions: Vec<Prepared>,
     admin: Option<tokio::net::TcpListener>,
     state_check: Option<Check>,
+    front: Option<http::Bound>,
 }
 
 struct Prepared {
@@ -132,7 +137,7 @@ impl Dispatcher {
                 own.confined(program.confinement.in_force());
             }
         }
-        let this = Self { config, stats, functions, admin, state_check: None };
+        let this = Self { config, stats, functions, admin, state_check: None, front: None };
         this.probe().await?;
         Ok(this)
     }
@@ -142,6 +147,20 @@ impl Dispatcher {
     pub fn with_state_check(mut self, check: Check) -> Self {
         self.state_check = Some(check);
         self
+    }
+
+    /// Opens the callers' listeners; without it nobody can call.
+    ///
+    /// # Errors
+    /// A port is taken, or what is asked for would be open to anybody.
+    pub async fn with_callers(mut self, listen: Listen) -> Result<Self, Report> {
+        self.front = Some(http::Bound::bind(listen).await?).filter(|bound| !bound.is_off());
+        Ok(self)
+    }
+
+    /// The address that the Invoke API got.
+    pub fn invoke_address(&self) -> Option<SocketAddr> {
+        self.front.as_ref().and_then(http::Bound::invoke_address)
     }
 
     /// The live numbers; may be read while it runs.
@@ -302,6 +321,19 @@ impl Dispatcher {
             };
             background.spawn(admin::serve(listener, view, stop.clone()));
         }
+        let mut callers = JoinSet::new();
+        let mut requests = None;
+        if let Some(front) = self.front {
+            let (open, arriving) =
+                Requests::open(Arc::clone(&config.broker), Arc::clone(&config.ledger), names.clone(), &config.node)
+                    .await
+                    .map_err(|error| report::broker(&error))?;
+            background.spawn(open.clone().collect(arriving, stop.clone()));
+            let functions: Vec<_> =
+                self.functions.iter().map(|own| (Arc::clone(&own.function), own.admission.clone())).collect();
+            callers.spawn(front.serve(functions, open.clone(), shutdown.drain.clone()));
+            requests = Some(open);
+        }
         tracing::info!(node = %config.node, functions = self.functions.len(), "taking events");
 
         let mut failed = None;
@@ -330,6 +362,15 @@ impl Dispatcher {
         if tokio::time::timeout(NETS_LIMIT, wait).await.is_err() {
             tracing::warn!("the broker's nets were not let go of in time");
             emptiers.abort_all();
+        }
+        // Whose answer has not come by now looks for it in the ledger, and is told to ask again.
+        if let Some(requests) = requests {
+            requests.close();
+        }
+        let wait = async { while callers.join_next().await.is_some() {} };
+        if tokio::time::timeout(CALLERS_LIMIT, wait).await.is_err() {
+            tracing::warn!("callers did not take their answers in time");
+            callers.abort_all();
         }
         // Only now: nothing of ours is claimed any more, so the lease, the relay and the connections may go.
         config.broker.close().await;

@@ -55,8 +55,13 @@ pub fn ledger(error: &weft_ledger::Error) -> Report {
 }
 
 pub(crate) fn port(address: SocketAddr, error: &std::io::Error) -> Report {
-    let report = Report::new(Code::PortTaken, format!("failed to listen on {address} for the admin port: {error}"));
-    report.help("stop what listens there, or choose another with --admin HOST:PORT (port 0 takes a free one)")
+    port_of("the admin port", "--admin", address, error)
+}
+
+/// `what` listens there, and `flag` says where.
+pub(crate) fn port_of(what: &str, flag: &str, address: SocketAddr, error: &std::io::Error) -> Report {
+    let report = Report::new(Code::PortTaken, format!("failed to listen on {address} for {what}: {error}"));
+    report.help(format!("stop what listens there, or choose another with {flag} HOST:PORT (port 0 takes a free one)"))
 }
 
 pub(crate) fn program(function: &FunctionName, error: &ProgramError) -> Report {

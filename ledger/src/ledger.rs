@@ -172,6 +172,9 @@ pub struct InvocationRecord {
     pub error: Option<ErrorInfo>,
     /// The stored result, JSON text.
     pub result: Option<String>,
+    /// The payload's, with which the key is known.
+    #[serde(skip)]
+    pub digest: Digest,
     pub first_seen_at: Timestamp,
     pub updated_at: Timestamp,
     pub due_at: Option<Timestamp>,

@@ -87,9 +87,17 @@ codes! {
     Unfit = "W0504", Program;
     /// A port is in use.
     PortTaken = "W0601", Taken;
+    /// Nothing answers at the Invoke API's address.
+    ApiUnreachable = "W0602", Unreachable;
+    /// The Invoke API does not take the signature, or there is none.
+    ApiRefused = "W0603", Refused;
     FunctionUnknown = "W0701", NotFound;
     InvocationUnknown = "W0702", NotFound;
     DeadLetterUnknown = "W0703", NotFound;
+    /// The Invoke API took the call and did not run it.
+    InvocationRefused = "W0704", Failure;
+    /// The function ran and failed.
+    InvocationFailed = "W0705", Failure;
     /// A check ran and said no.
     CheckFailed = "W0801", Check;
 }

@@ -223,11 +223,13 @@ impl Event {
 
     /// The fingerprint of what the event says: type, datacontenttype and data. JSON data counts in canonical form (keys
     /// sorted, no white space, numbers as `serde_json` prints them), so that a duplicate that was written anew has the
-    /// same digest. Id, source, time, subject, extensions and trace do not count.
+    /// same digest. Id, source, time, subject, extensions and trace do not count. Of an HTTP request method, path, query
+    /// and body count.
     pub fn digest(&self) -> Digest {
         let (content_type, data) = match self.data_json() {
             Some(value) => {
                 let content_type = self.datacontenttype.as_deref().unwrap_or("application/json");
+                let value = crate::request::identity(self, &value).unwrap_or(value);
                 (media_type(content_type).to_ascii_lowercase(), Bytes::from(canonical::to_vec(&value)))
             }
             None => (self.datacontenttype.clone().unwrap_or_default(), self.data.clone()),

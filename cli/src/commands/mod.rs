@@ -9,6 +9,7 @@ mod doctor;
 mod functions;
 mod init;
 mod invocations;
+mod invoke;
 mod migrate;
 mod publish;
 mod run;
@@ -56,6 +57,7 @@ pub fn run(weft: Weft) -> Result<Exit, Report> {
             Command::Dev(dev) => run::dev(dev, export).await,
             Command::Run(args) => run::run(args, export).await,
             Command::Publish(publish) => publish::run(publish).await,
+            Command::Invoke(invoke) => invoke::run(invoke).await,
             Command::Functions(functions) => functions::run(functions).await,
             Command::Invocations(invocations) => invocations::run(invocations).await,
             Command::Dlq(dlq) => dlq::run(dlq).await,

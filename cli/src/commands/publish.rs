@@ -156,7 +156,11 @@ fn copies(
     Ok(Box::new((0..count).map(event)))
 }
 
-fn read_data(given: Option<&str>) -> Result<Bytes, Report> {
+/// JSON from the command line: the text itself, `@FILE`, or `-` for standard input; absent: `null`.
+///
+/// # Errors
+/// It cannot be read, or is no JSON.
+pub fn read_data(given: Option<&str>) -> Result<Bytes, Report> {
     let text = match given {
         None => return Ok(Bytes::from_static(b"null")),
         Some("-") => {

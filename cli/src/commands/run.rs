@@ -1,5 +1,9 @@
 //! `weft run` and `weft dev`: a dispatcher until told to stop.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use weft_dispatcher::http::{Credentials, Listen};
 use weft_dispatcher::scale::Budget;
 use weft_dispatcher::{Config, Dispatcher};
 use weft_process::report::{Code, Exit, Report};
@@ -11,6 +15,11 @@ use weft_schemas::manifest::Manifest;
 use crate::args;
 use crate::services::Services;
 
+/// Where the function URLs of `weft dev` are when nobody says.
+const URLS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9002);
+/// Where the Invoke API of `weft dev` is when nobody says.
+pub const INVOKE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9001);
+
 pub async fn run(args: args::Run, export: Export) -> Result<Exit, Report> {
     if Services::is_default(&args.services) {
         return Err(Report::new(Code::Setting, "failed to choose services: none is named").help(
@@ -19,12 +28,51 @@ pub async fn run(args: args::Run, export: Export) -> Result<Exit, Report> {
     }
     let services = Services::resolve(&args.services)?;
     let manifest = load(&args.manifest)?;
-    dispatch(manifest, &services, &args.services.prefix, args.dispatching, export).await
+    let callers = callers(&args.dispatching, None)?;
+    dispatch(manifest, &services, &args.services.prefix, args.dispatching, callers, export).await
 }
 
 pub async fn dev(args: args::Dev, export: Export) -> Result<Exit, Report> {
     let manifest = load(&args.manifest)?;
-    dispatch(manifest, &Services::Embedded(args.embedded), &args.prefix, args.dispatching, export).await
+    let callers = callers(&args.dispatching, Some([INVOKE, URLS]))?;
+    dispatch(manifest, &Services::Embedded(args.embedded), &args.prefix, args.dispatching, callers, export).await
+}
+
+/// The callers' listeners: what is given, else what the command has by itself.
+fn callers(given: &args::Dispatching, by_itself: Option<[SocketAddr; 2]>) -> Result<Listen, Report> {
+    let choose = |given: Option<args::Listening>, default: Option<SocketAddr>| match given {
+        Some(args::Listening::At(address)) => Some(address),
+        Some(args::Listening::Off) => None,
+        // Another `weft dev` may have it; nobody has asked for it here.
+        None => default.filter(|address| std::net::TcpListener::bind(address).is_ok()),
+    };
+    Ok(Listen {
+        invoke: choose(given.invoke, by_itself.map(|[invoke, _]| invoke)),
+        urls: choose(given.urls, by_itself.map(|[_, urls]| urls)),
+        credentials: credentials(given.invoke_credentials_file.as_deref())?,
+    })
+}
+
+/// Who may call, from the file or from the variable; never from the command line, which every user can read.
+///
+/// # Errors
+/// The file cannot be read, or what is there are no access keys.
+pub fn credentials(file: Option<&Path>) -> Result<Option<Credentials>, Report> {
+    let (text, place) = match (file, std::env::var("WEFT_INVOKE_CREDENTIALS")) {
+        (Some(path), _) => {
+            let place = path.display().to_string();
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| Report::new(Code::InputFile, format!("failed to read {place}: {error}")))?;
+            (text, place)
+        }
+        (None, Ok(text)) if !text.is_empty() => (text, "WEFT_INVOKE_CREDENTIALS".to_owned()),
+        (None, _) => return Ok(None),
+    };
+    let read = Credentials::parse(&text);
+    read.map(Some).map_err(|fault| {
+        Report::new(Code::InputFile, format!("failed to read the access keys in {place}: {fault}"))
+            .help("write one ACCESS_KEY:SECRET a line")
+    })
 }
 
 /// Reads a manifest, with every fault in one report.
@@ -62,6 +110,7 @@ async fn dispatch(
     services: &Services,
     prefix: &str,
     dispatching: args::Dispatching,
+    callers: Listen,
     export: Export,
 ) -> Result<Exit, Report> {
     let shutdown = Shutdown::on_signals()
@@ -102,6 +151,7 @@ async fn dispatch(
         let check = async move { weft_worker::check_state(state.expose()).await };
         Box::pin(async move { check.await.map_err(|error| weft_process::report::chain(&error)) })
     }));
+    let dispatcher = dispatcher.with_callers(callers).await?;
     if let Some(address) = dispatcher.admin_address() {
         tracing::info!(%address, "admin port open");
     }

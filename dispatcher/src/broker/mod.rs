@@ -64,6 +64,10 @@ impl Names {
         let name = queue.strip_prefix(&self.prefix)?.strip_prefix(".fn.")?;
         FunctionName::new(name).ok().filter(|name| !name.is_unrouted())
     }
+    /// Where a dispatcher takes the answers to its own requests. `unique`: which dispatcher.
+    pub fn replies(&self, unique: &str) -> String {
+        format!("{}.replies.{unique}", self.prefix)
+    }
     /// A function's dead-letter queue.
     pub fn dlq(&self, function: &FunctionName) -> String {
         format!("{}.dlq.{function}", self.prefix)
@@ -140,6 +144,22 @@ impl Acks {
         // A closed channel means that the consumer is gone: its deliveries will come again.
         let _ = self.commands.send(command);
     }
+}
+
+/// The place where answers to this process's own requests come in, kept alive across reconnects.
+pub struct Replies {
+    /// What a request gives as its `reply_to`, for as long as this lives.
+    pub address: String,
+    /// Ends when the broker is closed. Dropping it lets the place go.
+    pub arriving: mpsc::Receiver<FromReplies>,
+}
+
+/// What comes in at [`Replies`].
+#[derive(Debug, Clone)]
+pub enum FromReplies {
+    Answer(Message),
+    /// The place was gone for a while and is there again: answers that were under way may be lost.
+    Gap,
 }
 
 /// Why a message was not published.
@@ -223,6 +243,9 @@ pub trait Broker: Send + Sync {
     async fn declare(&self, topology: &Topology) -> Result<(), BrokerError>;
     /// Starts consuming a queue; reconnects and resubscribes by itself until stopped. `prefetch` is 1 to 2,000.
     async fn subscribe(&self, queue: &str, prefetch: u16) -> Result<Subscription, BrokerError>;
+    /// Opens a private place for answers, by a name that nobody else uses. Nothing in it outlives this process or the
+    /// connection, so it is no place for what must not be lost.
+    async fn replies(&self, name: &str) -> Result<Replies, BrokerError>;
     /// Publishes with confirms and `mandatory`, persistent. One answer for each message, in order. Bounded in time.
     async fn publish(&self, messages: &[Message]) -> Vec<Result<(), PublishError>>;
     /// As [`publish`](Self::publish), but waits no longer than `limit` for the confirms: what is not confirmed by then is

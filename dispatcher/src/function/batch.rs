@@ -7,8 +7,8 @@
 //! - a suspect of a crash runs alone in a worker, and so in a batch of one;
 //! - the last attempt of an event that has failed before is in a batch of one: no event dies of its neighbours.
 
-use weft_schemas::Key;
 use weft_schemas::frame::InvocationId;
+use weft_schemas::{Key, RequestKind};
 
 use super::core::{Core, Now, Phase, WorkerState};
 use super::timer::{Timer, What};
@@ -61,9 +61,13 @@ impl Core {
         keys
     }
 
-    /// Its last attempt, after one that failed.
+    /// A request, or the last attempt after one that failed.
     fn by_itself(&self, key: &Key) -> bool {
-        let attempts = self.function.retry.attempts;
+        let Some(invocation) = self.invocations.get(key) else { return false };
+        if RequestKind::of(&invocation.admitted.event).is_some() {
+            return true;
+        }
+        let attempts = self.retry_policy(&invocation.admitted).attempts;
         self.claim_of(key).is_some_and(|claim| claim.attempt.0 > 1 && claim.attempt.0 >= attempts)
     }
 

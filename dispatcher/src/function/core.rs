@@ -171,6 +171,17 @@ pub(crate) struct Invocation {
     pub interrupted: bool,
     /// How often the ledger has refused the values of its settle.
     pub refusals: u32,
+    /// What its last attempt took, for who waits for the answer.
+    pub took: Took,
+}
+
+/// What an attempt took, as far as it is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Took {
+    /// From the handler's entry to its answer.
+    pub ran: Option<Duration>,
+    /// The start of its worker, when it waited for that.
+    pub init: Option<Duration>,
 }
 
 pub(crate) enum Phase {
@@ -245,6 +256,8 @@ pub(crate) struct WorkerState {
     pub condemned: bool,
     /// Killed by us, for no fault of what still runs in it.
     pub killed: bool,
+    /// From its start until it was ready; `None` before.
+    pub init: Option<Duration>,
     pub idle_since: Instant,
 }
 

@@ -6,7 +6,7 @@ use weft_ledger::{Claim, ClaimRequest, Verdict};
 use weft_process::crash::{self, Point};
 use weft_schemas::{Attempt, ErrorInfo, Key, Reason};
 
-use super::core::{Action, Burial, Core, Invocation, LetterOf, Now, Phase};
+use super::core::{Action, Burial, Core, Invocation, LetterOf, Now, Phase, Took};
 use super::replies::{Post, Waiting, refusal, success};
 use super::settling::age;
 use super::timer::{Timer, What};
@@ -70,6 +70,7 @@ impl Core {
                 outages: 0,
                 refusals: 0,
                 interrupted: false,
+                took: Took::default(),
                 admitted,
             };
             self.invocations.insert(invocation.admitted.key.clone(), invocation);
@@ -309,10 +310,10 @@ impl Core {
 
     /// Lets the next claim count no attempt for the last one, where the function allows a second attempt at all.
     pub(super) fn interrupt(&mut self, key: &Key) {
-        if self.function.retry.attempts > 1
-            && let Some(invocation) = self.invocations.get_mut(key)
-        {
-            invocation.interrupted = true;
+        let Some(invocation) = self.invocations.get(key) else { return };
+        let again = self.retry_policy(&invocation.admitted).attempts > 1;
+        if let Some(invocation) = self.invocations.get_mut(key) {
+            invocation.interrupted |= again;
         }
     }
 
@@ -321,11 +322,14 @@ impl Core {
     fn granted(&mut self, key: &Key, claim: Claim, lost: bool, now: Now) {
         let Claim { attempt, crashes, vanished, .. } = claim;
         let granted = Granted { attempt: attempt.0, crashes, age: age(&claim, now), vanished };
+        let Some(policy) = self.invocations.get(key).map(|invocation| self.retry_policy(&invocation.admitted)) else {
+            return;
+        };
         let Some(invocation) = self.invocations.get_mut(key) else { return };
         let doom = invocation.admitted.doom.clone().filter(|doom| holds(doom, &claim));
         let begin = match doom {
             Some(Doom { reason, error }) => Begin::Dead { reason, error },
-            None => begin(&self.function.retry, granted),
+            None => begin(&policy, granted),
         };
         invocation.interrupted = false;
         invocation.step = spans::wait(&invocation.span);

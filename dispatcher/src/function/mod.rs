@@ -27,5 +27,8 @@ mod tests;
 mod timer;
 mod total;
 
+pub(crate) use self::core::Took;
+pub(crate) use self::replies::{DEAD, INIT_HEADER, RAN_HEADER, STATUS_HEADER, SUCCEEDED};
+
 /// The most events in one statement of the ledger.
 pub(crate) const BATCH: usize = 256;

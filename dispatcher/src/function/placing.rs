@@ -6,7 +6,7 @@ use weft_ledger::Claim;
 use weft_schemas::frame::{InvocationId, Invoke};
 use weft_schemas::{ErrorInfo, Key, Outcome};
 
-use super::core::{Action, Core, Now, Phase, Running, Sampled, WorkerPhase, WorkerState};
+use super::core::{Action, Core, Now, Phase, Running, Sampled, Took, WorkerPhase, WorkerState};
 use super::deadline::OVERDUE;
 use super::timer::{Timer, What};
 use crate::link::{Ending, FromWorker, Registered, WorkerId};
@@ -107,6 +107,7 @@ impl Core {
         self.next_invocation += 1;
         state.running.insert(id, key.clone());
         state.alone = alone;
+        invocation.took = Took { ran: None, init: state.init.filter(|_| cold) };
         invocation.step = spans::invoke(&invocation.span, &self.function.name, key.as_str(), &claim, cold, worker);
         let invoke = Invoke {
             id,
@@ -162,6 +163,9 @@ impl Core {
                 self.stats.busy(ran);
             }
             self.scaling.memory.served(ran);
+            if let Some(invocation) = self.invocations.get_mut(key) {
+                invocation.took.ran = Some(ran);
+            }
         }
         if let (Some(invocation), Some(entered_us)) = (self.invocations.get(key), entered_us)
             && let Phase::Running(running) = &invocation.phase
@@ -185,6 +189,7 @@ impl Core {
         if worker.phase == WorkerPhase::Starting {
             worker.phase = WorkerPhase::Up;
         }
+        worker.init = Some(init);
         self.stats.ready(init);
         self.scaling.memory.started(init);
         tracing::debug!(function = %self.function.name, worker = id.0, init_us = millis(init * 1000), "worker ready");

@@ -12,13 +12,17 @@ use weft_ledger::{DeadLetterQuery, Ledger, OutboxKind, OutboxMessage};
 use weft_schemas::message::{HeaderValue, Properties};
 use weft_schemas::{DeadLetter, Digest, FunctionName, Key, Message, dead_letter, requeue};
 
-use super::core::{Action, Core, Now};
+use super::core::{Action, Core, Now, Took};
 use crate::broker::DeliveryId;
 
 /// Says how a request ended: [`SUCCEEDED`] or [`DEAD`].
-pub(super) const STATUS_HEADER: &str = "weft-status";
-pub(super) const SUCCEEDED: &str = "succeeded";
-pub(super) const DEAD: &str = "dead";
+pub(crate) const STATUS_HEADER: &str = "weft-status";
+pub(crate) const SUCCEEDED: &str = "succeeded";
+pub(crate) const DEAD: &str = "dead";
+/// How long the handler ran, in microseconds; on the answer of the attempt itself alone.
+pub(crate) const RAN_HEADER: &str = "weft-ran-us";
+/// How long the worker took to start, in microseconds; where the attempt waited for that.
+pub(crate) const INIT_HEADER: &str = "weft-init-us";
 /// A request that is put off until a retry is over comes back so long after it.
 const PUT_OFF: Duration = Duration::from_secs(1);
 
@@ -178,6 +182,16 @@ pub(super) fn refusal(
         headers.insert(dead_letter::header::REASON.to_owned(), letter.reason.as_str().into());
         headers.insert(dead_letter::header::CODE.to_owned(), letter.reason.code().into());
         headers.insert(dead_letter::header::ERROR_TYPE.to_owned(), letter.error.kind.as_str().into());
+    }
+    answer
+}
+
+/// Adds what the attempt took to its own answer, for the caller; an answer that was stored has none.
+pub(super) fn measured(mut answer: OutboxMessage, took: Took) -> OutboxMessage {
+    for (name, duration) in [(RAN_HEADER, took.ran), (INIT_HEADER, took.init)] {
+        if let Some(micros) = duration.and_then(|duration| i64::try_from(duration.as_micros()).ok()) {
+            answer.message.headers.insert(name.to_owned(), HeaderValue::I64(micros));
+        }
     }
     answer
 }

@@ -297,6 +297,7 @@ impl Core {
             fresh: true,
             condemned: false,
             killed: false,
+            init: None,
             idle_since: now.mono,
         };
         self.workers.insert(id, worker);

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use weft_ledger::{Claim, OutboxMessage, Settle, Settled, Settlement};
 use weft_process::crash::{self, Point};
-use weft_schemas::{ErrorInfo, Event, Key, Outcome, Reason};
+use weft_schemas::manifest::Retry;
+use weft_schemas::request::most_attempts;
+use weft_schemas::{ErrorInfo, Event, Key, Outcome, Reason, requeue};
 
 use super::core::{Action, AfterSettle, Core, Invocation, LetterOf, Now, Phase, retry};
-use super::replies::{Post, Waiting, address, refusal, success};
+use super::replies::{Post, Waiting, address, measured, refusal, success};
+use crate::admission::Admitted;
 use crate::broker::DeliveryId;
 use crate::retry::{Ended, Next, decide};
 use crate::spans;
@@ -20,12 +23,13 @@ impl Core {
         let Phase::Running(running) = &invocation.phase else { return };
         let claim = running.claim;
         let superseded = running.superseded;
+        let policy = self.retry_policy(&invocation.admitted);
         spans::outcome(&invocation.step, &invocation.span, &outcome);
         let ended = Ended {
             outcome: match &outcome {
                 Outcome::Committed { .. } | Outcome::Crashed { .. } => &outcome,
                 // Given back it would run a second time. The next claim counts it, and finds it over the limit.
-                _ if superseded && self.function.retry.attempts <= 1 => &Outcome::Superseded,
+                _ if superseded && policy.attempts <= 1 => &Outcome::Superseded,
                 // We cancelled it because our lease was lost: given back, if it is still ours to give.
                 _ if superseded => &Outcome::Drained,
                 _ => &outcome,
@@ -46,7 +50,7 @@ impl Core {
         if outcome.is_error() {
             self.stats.add(&self.stats.errors);
         }
-        let next = decide(&self.function.retry, ended);
+        let next = decide(&policy, ended);
         self.note_outage(key, &outcome, now);
         let Some(invocation) = self.invocations.get(key) else { return };
         match next {
@@ -64,10 +68,11 @@ impl Core {
                 self.stats.add(&self.stats.succeeded);
                 spans::ack(&invocation.span, &self.queue);
                 let Outcome::Committed { result } = outcome else { return };
-                let function = self.function.name.clone();
+                let (function, took) = (self.function.name.clone(), invocation.took);
                 let answered = self.forget(key, now);
-                let acks = self
-                    .answer(answered, |address| Post::Message(Box::new(success(&function, key, &result, &address))));
+                let acks = self.answer(answered, |address| {
+                    Post::Message(Box::new(measured(success(&function, key, &result, &address), took)))
+                });
                 if !acks.is_empty() {
                     self.actions.push(Action::Ack(acks));
                 }
@@ -99,6 +104,14 @@ impl Core {
             Next::Release => self.settle(key, claim, Settlement::Released, AfterSettle::Release),
             Next::AskAgain => self.ask_again(key, now),
         }
+    }
+
+    /// The function's policy, as far as the event allows it: who waits for an answer decides itself whether to ask again.
+    /// What a person has redriven nobody waits for.
+    pub(super) fn retry_policy(&self, admitted: &Admitted) -> Retry {
+        let policy = self.function.retry;
+        let most = most_attempts(&admitted.event).filter(|_| !requeue::is_redriven(&admitted.message));
+        Retry { attempts: most.map_or(policy.attempts, |most| most.min(policy.attempts)), ..policy }
     }
 
     /// The message that brings an invocation back after the wait.
@@ -179,7 +192,10 @@ impl Core {
                 let mut settle = settle.as_ref().clone();
                 if let Settlement::Succeeded { result, outbox, .. } = &mut settle.to {
                     let addresses = invocation.deliveries.iter().filter_map(|waiting| waiting.reply.as_deref());
-                    outbox.extend(addresses.map(|address| success(&self.function.name, &key, result, address)));
+                    let took = invocation.took;
+                    outbox.extend(
+                        addresses.map(|address| measured(success(&self.function.name, &key, result, address), took)),
+                    );
                 }
                 settles.push(settle);
                 if refused {
@@ -272,9 +288,10 @@ impl Core {
                 (self.put_off(answered, &message, carried.as_ref(), retry.due_in), true)
             }
             Settlement::Dead { letter, .. } => {
+                let took = invocation.took;
                 let answered = self.ack_covered(key, now);
                 let acks = self.answer(answered, |address| {
-                    Post::Message(Box::new(refusal(&function, Some(key), Some(&letter), &address)))
+                    Post::Message(Box::new(measured(refusal(&function, Some(key), Some(&letter), &address), took)))
                 });
                 (acks, true)
             }

@@ -12,7 +12,7 @@ use weft_ledger::{ClaimRequest, OutboxMessage, Settle, Settlement, Verdict};
 use weft_schemas::{Digest, FunctionName, Key, NodeName};
 
 use super::*;
-use crate::broker::{BrokerError, Subscription, Topology};
+use crate::broker::{BrokerError, Replies, Subscription, Topology};
 
 /// Longer than anything here takes.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -39,6 +39,9 @@ impl Broker for Fake {
     }
     async fn subscribe(&self, _: &str, _: u16) -> Result<Subscription, BrokerError> {
         unreachable!("the relay consumes nothing")
+    }
+    async fn replies(&self, _: &str) -> Result<Replies, BrokerError> {
+        unreachable!("the relay asks nothing")
     }
     async fn publish(&self, messages: &[Message]) -> Vec<Result<(), PublishError>> {
         *self.calls.lock().unwrap() += 1;

@@ -2,7 +2,7 @@
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row};
-use weft_schemas::{Attempt, Epoch, Fence, FunctionName};
+use weft_schemas::{Attempt, Digest, Epoch, Fence, FunctionName};
 
 use super::Sqlite;
 use crate::codec::{corrupt, count, error_info, failures, function, key, limit, state, timestamp};
@@ -13,7 +13,7 @@ impl Sqlite {
         let failed = self.map("list invocations");
         let mut sql = QueryBuilder::new(
             "SELECT function, key, state, attempt, crashes, fence, epoch, owner, incarnation, error_kind,
-                    error_message, result, first_seen_at, updated_at, due_at, expires_at, failures
+                    error_message, result, digest, first_seen_at, updated_at, due_at, expires_at, failures
              FROM invocation WHERE true",
         );
         if let Some(function) = &query.function {
@@ -57,6 +57,7 @@ struct Stored {
     owner: (Option<String>, Option<i64>),
     error: (Option<String>, Option<String>),
     result: Option<Vec<u8>>,
+    digest: Vec<u8>,
     failures: Option<String>,
     times: (i64, i64, Option<i64>, Option<i64>),
 }
@@ -69,6 +70,7 @@ fn read(row: &SqliteRow) -> sqlx::Result<Stored> {
         owner: (row.try_get("owner")?, row.try_get("incarnation")?),
         error: (row.try_get("error_kind")?, row.try_get("error_message")?),
         result: row.try_get("result")?,
+        digest: row.try_get("digest")?,
         failures: row.try_get("failures")?,
         times: (
             row.try_get("first_seen_at")?,
@@ -95,6 +97,7 @@ impl Stored {
             },
             error: error_info(self.error.0, self.error.1),
             result: self.result.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+            digest: Digest(self.digest.try_into().map_err(|_| corrupt("a digest is not 32 bytes long"))?),
             first_seen_at: timestamp(self.times.0)?,
             updated_at: timestamp(self.times.1)?,
             due_at: self.times.2.map(timestamp).transpose()?,

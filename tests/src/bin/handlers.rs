@@ -40,6 +40,7 @@ struct Ask {
 fn main() -> ExitCode {
     Worker::new()
         .handler("noop", noop)
+        .handler("echo", echo)
         .handler("wait", wait)
         .handler("block", block)
         .handler("fail", fail)
@@ -77,6 +78,16 @@ fn is_there(file: Option<&Path>) -> bool {
 /// Does nothing, whatever the data.
 async fn noop(_: Context, _: Value) -> Result<(), Failure> {
     Ok(())
+}
+
+/// Answers with `answer` of the JSON in the request's body, else with the request itself; with `hang` in it, never.
+async fn echo(_: Context, request: Value) -> Result<Value, Failure> {
+    let body: Option<Value> = request["body"].as_str().and_then(|body| serde_json::from_str(body).ok());
+    if body.as_ref().is_some_and(|body| body.get("hang").is_some()) {
+        std::future::pending::<()>().await;
+    }
+    let answer = body.and_then(|mut body| body.get_mut("answer").map(Value::take));
+    Ok(answer.unwrap_or(request))
 }
 
 /// Ends when its file is there.

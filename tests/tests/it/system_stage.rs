@@ -75,7 +75,11 @@ impl Stage {
 
     /// A program with this stage's services in its environment.
     pub fn program(&self, program: ProcessBuilder) -> ProcessBuilder {
-        let program = program.folder(&self.folder).env("WEFT_PREFIX", &self.prefix);
+        let program = program
+            .folder(&self.folder)
+            .env("WEFT_PREFIX", &self.prefix)
+            .env("WEFT_INVOKE", "off")
+            .env("WEFT_URLS", "off");
         match &self.place {
             Place::Real { vhost, ledger, state } => program
                 .env("WEFT_AMQP_URL", &vhost.amqp_url)
@@ -204,6 +208,12 @@ pub async fn get(address: &str, path: &str) -> reqwest::Response {
 /// The admin port of a dispatcher with JSON log lines.
 pub async fn admin(dispatcher: &mut Process) -> String {
     let line = dispatcher.wait_for_line("admin port open", LIMIT).await;
+    record(&line).unwrap()["fields"]["address"].as_str().unwrap().to_owned()
+}
+
+/// The Invoke API of a dispatcher that was started with `--invoke 127.0.0.1:0` and JSON log lines.
+pub async fn invoke_api(dispatcher: &mut Process) -> String {
+    let line = dispatcher.wait_for_line("Invoke API open", LIMIT).await;
     record(&line).unwrap()["fields"]["address"].as_str().unwrap().to_owned()
 }
 

@@ -13,6 +13,7 @@ mod consumer;
 pub(in crate::broker) mod convert;
 mod health;
 mod publisher;
+mod replies;
 #[cfg(feature = "conformance")]
 pub mod requester;
 mod topology;
@@ -33,7 +34,7 @@ use weft_schemas::Message;
 use self::connect::{Dialer, Line, Role};
 use self::health::HealthBoard;
 use self::publisher::Publisher;
-use super::{Acks, Broker, BrokerError, Counts, Health, PublishError, Subscription, Topology};
+use super::{Acks, Broker, BrokerError, Counts, Health, PublishError, Replies, Subscription, Topology};
 
 /// How long a queue's counts may take to find out.
 const COUNT_LIMIT: Duration = Duration::from_secs(5);
@@ -236,6 +237,21 @@ impl Broker for Amqp {
         let (acks, commands) = Acks::channel();
         self.consumers.spawn(consumer::run(wanted, first, deliveries, commands));
         Ok(Subscription { deliveries: receiver, acks })
+    }
+
+    async fn replies(&self, name: &str) -> Result<Replies, BrokerError> {
+        let wanted = replies::Wanted {
+            queue: name.to_owned(),
+            line: self.consume.clone(),
+            closing: self.closing_consumers.clone(),
+        };
+        let connection = self.connection("take answers")?;
+        let first = replies::open(&wanted, &connection)
+            .await
+            .map_err(|error| topology::protocol(&format!("take answers from queue {name}"), error))?;
+        let (to, arriving) = mpsc::channel(usize::from(replies::PREFETCH));
+        self.consumers.spawn(replies::run(wanted, first, to));
+        Ok(Replies { address: name.to_owned(), arriving })
     }
 
     async fn publish(&self, messages: &[Message]) -> Vec<Result<(), PublishError>> {

@@ -26,12 +26,16 @@ use weft_schemas::{FunctionName, Message};
 use self::doorbell::Doorbell;
 use self::shelf::Shelf;
 use super::amqp::convert;
-use super::{Acks, Broker, BrokerError, Counts, Health, Names, PublishError, Subscription, Topology};
+use super::{
+    Acks, Broker, BrokerError, Counts, FromReplies, Health, Names, PublishError, Replies, Subscription, Topology,
+};
 
 /// How often the file is looked at without a ring: once for all its queues.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 /// How long consumers have to write out what was acked, at a close.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// Answers that wait to be taken, at most; then the publisher waits.
+const REPLIES: usize = 64;
 /// What a frame of RabbitMQ's carries, so that a message that fits here fits there.
 const HEADERS_LIMIT: usize = 131_072 - 64;
 
@@ -41,6 +45,8 @@ pub struct Embedded {
     address: String,
     hub: Arc<Hub>,
     generations: AtomicU64,
+    /// Where answers to requests of this process go, by address. They never touch the file.
+    replies: Mutex<HashMap<String, mpsc::Sender<FromReplies>>>,
     tasks: TaskTracker,
     closing: CancellationToken,
     _drop: DropGuard,
@@ -117,10 +123,22 @@ impl Embedded {
                 consuming: false.into(),
             }),
             generations: AtomicU64::new(1),
+            replies: Mutex::default(),
             tasks: TaskTracker::new(),
             _drop: closing.clone().drop_guard(),
             closing,
         })
+    }
+
+    /// Hands an answer to whoever takes them under its address in this process; `None`: it is for no such address.
+    async fn reply(&self, message: &Message) -> Option<Result<(), PublishError>> {
+        if !message.exchange.is_empty() {
+            return None;
+        }
+        let known = |replies: &HashMap<_, mpsc::Sender<_>>| replies.get(&message.routing_key).cloned();
+        let to = known(&self.replies.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let gone = |_| PublishError::Unroutable { detail: "nobody takes answers there any more".to_owned() };
+        Some(to.send(FromReplies::Answer(message.clone())).await.map_err(gone))
     }
 
     /// Makes this process the one that consumes: hangs up the bell, once.
@@ -233,11 +251,21 @@ impl Broker for Embedded {
         Ok(Subscription { deliveries: receiver, acks })
     }
 
+    async fn replies(&self, name: &str) -> Result<Replies, BrokerError> {
+        let (to, arriving) = mpsc::channel(REPLIES);
+        self.replies.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), to);
+        Ok(Replies { address: name.to_owned(), arriving })
+    }
+
     async fn publish(&self, messages: &[Message]) -> Vec<Result<(), PublishError>> {
         let unroutable = |detail: String| Err(PublishError::Unroutable { detail });
         let mut outcomes: Vec<Result<(), PublishError>> = Vec::with_capacity(messages.len());
         let mut fit = Vec::with_capacity(messages.len());
         for (index, message) in messages.iter().enumerate() {
+            if let Some(outcome) = self.reply(message).await {
+                outcomes.push(outcome);
+                continue;
+            }
             // Refuses what RabbitMQ would refuse.
             match convert::check(message, HEADERS_LIMIT) {
                 Ok(()) => {
@@ -284,6 +312,7 @@ impl Broker for Embedded {
 
     async fn close(&self) {
         self.closing.cancel();
+        self.replies.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.tasks.close();
         if tokio::time::timeout(CLOSE_LIMIT, self.tasks.wait()).await.is_err() {
             tracing::warn!(tasks = self.tasks.len(), "embedded consumers did not end in time");

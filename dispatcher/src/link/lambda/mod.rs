@@ -27,7 +27,7 @@ use jiff::Timestamp;
 use weft_schemas::frame::Invoke;
 use weft_schemas::manifest::{Function, Runtime};
 use weft_schemas::shape::{Envelope, Item, Shape};
-use weft_schemas::{FunctionName, Outcome, TraceContext};
+use weft_schemas::{FunctionName, Outcome, RequestKind, TraceContext};
 
 pub(super) use serve::{Bound, Drained, Ways, Whose, serve};
 pub(crate) use tmp::{TMP, needs_shared_tmp};
@@ -68,13 +68,15 @@ impl Lambda {
     /// What each attempt of a call came to, as the function's answer says it.
     pub(crate) fn outcomes(&self, call: &Call, queue: &str, body: &[u8]) -> Vec<Outcome> {
         let traces = vec![None; call.invokes.len()];
-        self.envelope(queue).answers(&items(&call.invokes, &traces, call.received), body)
+        self.envelope(queue, &call.invokes).answers(&items(&call.invokes, &traces, call.received), body)
     }
 
-    fn envelope<'a>(&'a self, queue: &'a str) -> Envelope<'a> {
+    /// What a call is packed in; a request in nothing: its caller speaks to the function itself.
+    fn envelope<'a>(&'a self, queue: &'a str, invokes: &[Invoke]) -> Envelope<'a> {
+        let requested = matches!(invokes, [only] if RequestKind::of(&only.event).is_some());
         Envelope {
-            shape: self.shape,
-            batch: self.batch,
+            shape: if requested { Shape::Data } else { self.shape },
+            batch: self.batch && !requested,
             function: &self.function,
             queue,
             vhost: "/",
@@ -91,7 +93,7 @@ impl Lambda {
         let now = u64::try_from(received.as_millisecond()).unwrap_or_default();
         Call {
             request: uuid::Uuid::new_v4().to_string().into(),
-            payload: self.envelope(queue).request(&items(&invokes, &traces, received)),
+            payload: self.envelope(queue, &invokes).request(&items(&invokes, &traces, received)),
             deadline_ms: now.saturating_add(remaining),
             trace: traces.into_iter().next().flatten(),
             invokes,

@@ -1,0 +1,62 @@
+//! What became of a request: read from the reply to it, or from the ledger's row when the reply was lost. Pure.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use weft_ledger::{DeadLetterRecord, InvocationRecord, State};
+use weft_schemas::{ErrorInfo, HeaderValue, Message};
+
+use crate::function::{DEAD, INIT_HEADER, RAN_HEADER, STATUS_HEADER, SUCCEEDED, Took};
+
+/// How a request ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The stored result, byte for byte.
+    Succeeded { result: Bytes },
+    /// It was given up. `reason` is that of its dead letter; `None` when that was deleted by hand.
+    Dead { reason: Option<String>, error: ErrorInfo },
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    reason: Option<String>,
+    error: ErrorInfo,
+}
+
+impl Answer {
+    /// Reads a reply; `None` when it is none of a dispatcher's.
+    pub(super) fn of_reply(reply: &Message) -> Option<Self> {
+        match reply.header(STATUS_HEADER)? {
+            SUCCEEDED => Some(Self::Succeeded { result: reply.body.clone() }),
+            DEAD => {
+                let Refusal { reason, error } = serde_json::from_slice(&reply.body).ok()?;
+                Some(Self::Dead { reason, error })
+            }
+            _ => None,
+        }
+    }
+
+    /// What the attempt took, as its own reply says; a reply to a repeat says nothing of it.
+    pub(super) fn took(reply: &Message) -> Took {
+        let micros = |name| reply.headers.get(name).and_then(HeaderValue::as_i64).and_then(|n| u64::try_from(n).ok());
+        let duration = |name| micros(name).map(Duration::from_micros);
+        Took { ran: duration(RAN_HEADER), init: duration(INIT_HEADER) }
+    }
+
+    /// Reads the ledger; `None` while it has not ended.
+    pub(super) fn of_record(record: InvocationRecord, letter: Option<&DeadLetterRecord>) -> Option<Self> {
+        match record.state {
+            State::Succeeded => Some(Self::Succeeded { result: Bytes::from(record.result.unwrap_or_default()) }),
+            State::Dead => {
+                let of_letter = letter.map(|record| &record.letter);
+                let unknown = || ErrorInfo::new("Dead", "the event was given up");
+                Some(Self::Dead {
+                    reason: of_letter.map(|letter| letter.reason.as_str().to_owned()),
+                    error: of_letter.map(|letter| letter.error.clone()).or(record.error).unwrap_or_else(unknown),
+                })
+            }
+            State::Claimed | State::Waiting => None,
+        }
+    }
+}
