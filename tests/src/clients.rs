@@ -39,6 +39,20 @@ pub fn rust_function() -> PathBuf {
     or_fail(made(env::RUST_FUNCTION, "rust", "debug/weft-test-lambda-rust"))
 }
 
+/// The example `examples/rust-lambda`, built beside [`rust_function`].
+///
+/// # Panics
+/// As [`rust_function`].
+#[must_use]
+pub fn rust_example() -> PathBuf {
+    let path = rust_function().with_file_name("weft-example-rust-lambda");
+    or_fail(
+        path.is_file()
+            .then_some(path)
+            .ok_or_else(|| Error::new("the Rust example is not built: run `cargo xtask clients`")),
+    )
+}
+
 /// The program `node`.
 ///
 /// # Panics

@@ -26,7 +26,7 @@ mod rabbit;
 mod redis;
 
 pub use binary::bin;
-pub use clients::{node, node_modules, python, rust_function};
+pub use clients::{node, node_modules, python, rust_example, rust_function};
 pub use disk::SmallDisk;
 pub use error::Error;
 pub use poll::{poll, poll_every};

@@ -99,29 +99,32 @@ fn node() -> Result<String, String> {
 
 /// Where Cargo puts the program, in its target folder.
 const RUST_PROGRAM: &str = "debug/weft-test-lambda-rust";
+/// The functions in Rust, each in a workspace of its own: that of the tests, and the example. Their lists name the same
+/// versions, so that what they need is built once.
+const RUST_PACKAGES: [&str; 2] = ["tests/clients/rust", "examples/rust-lambda"];
 
 fn rust() -> Result<String, String> {
     if let Some(given) = given(RUST_FUNCTION) {
         return Ok(given);
     }
     let folder = rust_folder()?;
-    folder.make("a Rust function for the tests", || {
-        let mut cargo = run::cargo();
-        cargo.args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--manifest-path",
-            "tests/clients/rust/Cargo.toml",
-            "--target-dir",
-        ]);
-        run::quietly(cargo.arg(&folder.path))
+    folder.make("Rust functions for the tests", || {
+        RUST_PACKAGES.iter().try_for_each(|package| {
+            let mut cargo = run::cargo();
+            cargo.args(["build", "--quiet", "--locked", "--manifest-path", &format!("{package}/Cargo.toml")]);
+            run::quietly(cargo.arg("--target-dir").arg(&folder.path))
+        })
     })?;
     Ok(folder.path.join(RUST_PROGRAM).display().to_string())
 }
 
 fn rust_folder() -> Result<Folder, String> {
-    let made_from = [list("rust/Cargo.lock")?, list("rust/Cargo.toml")?, list("rust/src/main.rs")?].concat();
+    let mut made_from = String::new();
+    for package in RUST_PACKAGES {
+        for name in ["Cargo.lock", "Cargo.toml", "src/main.rs"] {
+            made_from.push_str(&read(&run::root().join(package).join(name))?);
+        }
+    }
     Ok(Folder { path: clients().join("rust"), made_from })
 }
 
@@ -151,8 +154,11 @@ fn clients() -> PathBuf {
 }
 
 fn list(name: &str) -> Result<String, String> {
-    let path = run::root().join("tests/clients").join(name);
-    fs::read_to_string(&path).map_err(|error| format!("reading {}: {error}", path.display()))
+    read(&run::root().join("tests/clients").join(name))
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| format!("reading {}: {error}", path.display()))
 }
 
 impl Folder {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::lambda_stage::{EXPECTED, result, with_example, with_node_modules, with_venv};
+use crate::lambda_stage::{EXPECTED, result, with_example, with_node_modules, with_program, with_venv};
 use crate::system_stage::{LIMIT, Stage, complaints, stop};
 
 async fn orders_are_validated(stage: Stage) {
@@ -58,4 +58,24 @@ async fn the_node_thumbnail_runs_as_its_readme_says() {
     assert_eq!(made, 1, "the duplicate is answered from the ledger:\n{}", exit.text());
     let expected = [EXPECTED.as_slice(), &["attempt failed", "event given up", "Invoke Error"]].concat();
     assert_eq!(complaints(&exit.lines, &expected), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_rust_function_runs_as_its_readme_says() {
+    let stage = with_example(Stage::embedded(), "rust-lambda");
+    let stage = with_program(stage, &weft_tests::rust_example(), "weft-example-rust-lambda");
+    let dispatcher = stage.start(&[]).await;
+    stage.done(&["publish", "--file", "orders.ndjson"]).await;
+    let done = stage.invocations_in("invoice", "succeeded", 2).await;
+    let dead = stage.invocations_in("invoice", "dead", 1).await;
+    let mut invoices: Vec<String> = done.iter().map(|one| result(one)["invoice"].to_string()).collect();
+    invoices.sort();
+    assert_eq!(invoices, [r#""I-O-1""#, r#""I-O-2""#]);
+    assert_eq!(dead[0]["attempt"], 1, "what is for good is not tried again: {dead:#?}");
+    let letters = stage.json(&["dlq", "ls", "--json"]).await.to_string();
+    assert!(letters.contains("InvalidOrder") && letters.contains("order O-3 has no lines"), "{letters}");
+    let exit = stop(dispatcher).await;
+    let made = exit.lines.iter().filter(|line| line.contains("invoice for O-1")).count();
+    assert_eq!(made, 1, "the duplicate is answered from the ledger:\n{}", exit.text());
+    assert!(exit.text().contains("stopping in good order"), "{}", exit.text());
 }

@@ -1,8 +1,11 @@
 //! `weft init`: what it writes runs at once, and it overwrites nothing.
 
-use serde_json::json;
+use std::time::Duration;
 
-use crate::lambda_stage::{EXPECTED, result, with_venv};
+use serde_json::json;
+use weft_tests::Process;
+
+use crate::lambda_stage::{EXPECTED, example, result, with_program, with_venv};
 use crate::system_stage::{LIMIT, Stage, complaints, stop};
 
 /// Writes a function into the stage's folder.
@@ -19,7 +22,9 @@ async fn greeted(stage: Stage) -> (serde_json::Value, String) {
     let done = stage.invocations_in("hello", "succeeded", 1).await;
     assert_eq!(done[0]["attempt"], 1, "{done:#?}");
     let exit = stop(dispatcher).await;
-    assert_eq!(complaints(&exit.lines, &EXPECTED), Vec::<String>::new());
+    // The Rust client tells of its graceful end on standard error.
+    let expected = [EXPECTED.as_slice(), &["[runtime] "]].concat();
+    assert_eq!(complaints(&exit.lines, &expected), Vec::<String>::new());
     (result(&done[0]), exit.text())
 }
 
@@ -33,6 +38,26 @@ async fn a_python_function_from_init_runs_at_once() {
 #[tokio::test]
 async fn a_node_function_from_init_runs_at_once() {
     let (answer, log) = greeted(written(Stage::embedded(), "node").await).await;
+    assert_eq!(answer, json!({ "greeting": "hello Ada" }));
+    assert!(log.contains("greeting Ada"), "{log}");
+}
+
+#[tokio::test]
+async fn a_rust_function_from_init_runs_once_it_is_built() {
+    let stage = written(Stage::embedded(), "rust").await;
+    // With the versions that are there already, and what was built of them.
+    let locked = std::fs::read_to_string(example("rust-lambda").join("Cargo.lock")).unwrap();
+    std::fs::write(stage.path("Cargo.lock"), locked.replace("weft-example-rust-lambda", "hello")).unwrap();
+    let target = weft_tests::rust_function().ancestors().nth(2).unwrap().to_owned();
+    let build = Process::at("cargo").folder(&stage.folder).args(["build", "--offline", "--quiet", "--config"]);
+    let mut build = build.arg("profile.dev.debug=false").arg("--target-dir").arg(&target);
+    for home in ["CARGO_HOME", "RUSTUP_HOME"] {
+        if let Some(path) = std::env::var_os(home) {
+            build = build.env(home, path);
+        }
+    }
+    build.run(Duration::from_secs(300)).await.success();
+    let (answer, log) = greeted(with_program(stage, &target.join("debug/hello"), "hello")).await;
     assert_eq!(answer, json!({ "greeting": "hello Ada" }));
     assert!(log.contains("greeting Ada"), "{log}");
 }

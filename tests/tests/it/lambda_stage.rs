@@ -37,6 +37,13 @@ pub fn with_venv(stage: Stage) -> Stage {
     stage
 }
 
+/// Puts a built program where `cargo build --release` would have put it.
+pub fn with_program(stage: Stage, program: &Path, name: &str) -> Stage {
+    std::fs::create_dir_all(stage.path("target/release")).unwrap();
+    symlink(program, stage.path("target/release").join(name)).unwrap();
+    stage
+}
+
 /// Puts the tests' npm packages where `npm install` would have put them.
 pub fn with_node_modules(stage: Stage) -> Stage {
     symlink(weft_tests::node_modules(), stage.path("node_modules")).unwrap();

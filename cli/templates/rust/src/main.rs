@@ -10,5 +10,7 @@ async fn hello(event: LambdaEvent<Value>) -> Result<Value, Error> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
+    // Asks to be told before its worker is stopped.
+    lambda_runtime::spawn_graceful_shutdown_handler(|| async {}).await;
     run(service_fn(hello)).await
 }
