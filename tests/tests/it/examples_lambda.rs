@@ -1,9 +1,9 @@
 //! The examples in other languages, each from its own folder and as its README runs it.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::lambda_stage::{EXPECTED, result, with_example, with_node_modules, with_program, with_venv};
-use crate::system_stage::{LIMIT, Stage, complaints, stop};
+use crate::system_stage::{LIMIT, Stage, complaints, record, stop};
 
 async fn orders_are_validated(stage: Stage) {
     let stage = with_venv(with_example(stage, "python-validator"));
@@ -78,4 +78,35 @@ async fn the_rust_function_runs_as_its_readme_says() {
     let made = exit.lines.iter().filter(|line| line.contains("invoice for O-1")).count();
     assert_eq!(made, 1, "the duplicate is answered from the ledger:\n{}", exit.text());
     assert!(exit.text().contains("stopping in good order"), "{}", exit.text());
+}
+
+#[tokio::test]
+async fn the_express_app_runs_behind_its_url_as_its_readme_says() {
+    let stage = with_node_modules(with_example(Stage::embedded(), "express"));
+    let mut dispatcher = stage.start(&["--urls", "127.0.0.1:0"]).await;
+    let line = dispatcher.wait_for_line("function URLs open", LIMIT).await;
+    let root = format!("http://{}/fn/shop", record(&line).unwrap()["fields"]["address"].as_str().unwrap());
+    let client = reqwest::Client::builder().no_proxy().timeout(LIMIT).build().unwrap();
+
+    let page = client.get(format!("{root}/")).send().await.unwrap();
+    assert!(page.headers()["content-type"].to_str().unwrap().starts_with("text/html"), "{page:?}");
+    assert_eq!((page.status().as_u16(), page.text().await.unwrap().as_str()), (200, "<h1>The shop</h1>"));
+    let price = client.get(format!("{root}/prices/tea")).send().await.unwrap();
+    assert_eq!(price.json::<Value>().await.unwrap(), json!({ "article": "tea", "cents": 450 }));
+    let unknown = client.get(format!("{root}/prices/gold")).send().await.unwrap();
+    assert_eq!(unknown.status().as_u16(), 404);
+
+    for _ in 0..2 {
+        let quote = client.post(format!("{root}/quotes")).header("idempotency-key", "quote-1");
+        let quote =
+            quote.header("content-type", "application/json").body(r#"{"lines":[{"article":"tea","quantity":2}]}"#);
+        let answer = quote.send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 201, "{answer:?}");
+        assert_eq!(answer.headers()["set-cookie"], "quote=900; Path=/; HttpOnly");
+        assert_eq!(answer.json::<Value>().await.unwrap(), json!({ "total_cents": 900 }));
+    }
+    let exit = stop(dispatcher).await;
+    let made = exit.lines.iter().filter(|line| line.contains("quote over 900 cents")).count();
+    assert_eq!(made, 1, "the repeat is answered from the ledger:\n{}", exit.text());
+    assert_eq!(complaints(&exit.lines, &EXPECTED), Vec::<String>::new());
 }
