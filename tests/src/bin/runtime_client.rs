@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
@@ -98,6 +99,7 @@ fn run() -> std::io::Result<ExitCode> {
                     std::thread::park();
                 },
                 "exit" => return Ok(ExitCode::from(3)),
+                "extension" => register()?,
                 "error" => {
                     let body = br#"{"errorType":"Runtime.NoSuchModule","errorMessage":"no module of this name"}"#;
                     let answer = post("/init/error", body)?;
@@ -119,6 +121,30 @@ fn run() -> std::io::Result<ExitCode> {
             return Ok(status);
         }
     }
+}
+
+/// What the extension heard of invocations.
+static EVENTS: Mutex<Vec<Value>> = Mutex::new(Vec::new());
+
+/// Registers an extension and has a thread listen for it.
+fn register() -> std::io::Result<()> {
+    let name = "Lambda-Extension-Name: listener\r\n";
+    let body = br#"{"events":["INVOKE","SHUTDOWN"]}"#;
+    let registered = request("POST", "/2020-01-01/extension/register", name, body)?;
+    let own = format!("Lambda-Extension-Identifier: {}\r\n", registered.header("lambda-extension-identifier"));
+    std::thread::spawn(move || {
+        while let Ok(answer) = request("GET", "/2020-01-01/extension/event/next", &own, b"") {
+            let event: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+            println!("heard {}", event["eventType"].as_str().unwrap_or("nothing"));
+            if event["eventType"] != "INVOKE" {
+                break;
+            }
+            if let Ok(mut events) = EVENTS.lock() {
+                events.push(event);
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Handles one invocation; a status ends the process.
@@ -241,6 +267,17 @@ fn one(
             seen.push(environment.into());
             seen.push(json!(std::env::current_dir()?));
             seen.push(json!(invocation.headers));
+        }
+        "extension" => {
+            // The extension has a connection of its own, which may be the later one.
+            let heard = loop {
+                match EVENTS.lock().ok().and_then(|mut events| events.pop()) {
+                    Some(event) => break event,
+                    None => std::thread::yield_now(),
+                }
+            };
+            seen.push(heard);
+            seen.push(id.into());
         }
         "tmp" => {
             let names = std::fs::read_dir("/tmp")?.flatten().map(|entry| entry.file_name().display().to_string());

@@ -1,9 +1,12 @@
 //! The Runtime API as a client breaks it, state by state, and workers that misbehave: each costs its own attempt and
 //! nothing else.
 
+use std::io::{Read as _, Write as _};
+
 use serde_json::{Value, json};
 use weft_tests::{Process, poll};
 
+use crate::isolation_stage::started_or_refused;
 use crate::system_stage::{LIMIT, Place, Stage, complaints, stop};
 
 const MANIFEST: &str = r#"
@@ -326,6 +329,8 @@ async fn each_worker_has_a_tmp_of_its_own_where_the_machine_lets_weft_mount() {
     let manifest = "[functions.raw]\nruntime = \"lambda\"\ncommand = [\"./client\"]\nevents = [\"raw.*\"]\n";
     std::fs::write(stage.path("weft.toml"), manifest).unwrap();
     let dispatcher = stage.start(&[]).await;
+    // What a run left that failed here.
+    let _ = std::fs::remove_file("/tmp/mine");
     let marker = format!("/tmp/weft-lambda-test-{:016x}", fastrand::u64(..));
     std::fs::write(&marker, "").unwrap();
     let seen = result(&stage, "tmp", &json!({ "do": "tmp" })).await["seen"][0].clone();
@@ -340,4 +345,42 @@ async fn each_worker_has_a_tmp_of_its_own_where_the_machine_lets_weft_mount() {
     assert_eq!(again, json!(["mine"]), "the next invocation of the same worker finds what it wrote");
     assert!(!std::path::Path::new("/tmp/mine").exists());
     assert_eq!(complaints(&exit.lines, &[]), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_process_of_another_user_is_refused_at_a_workers_api() {
+    let stage = stage();
+    let text = std::fs::read_to_string(stage.path("weft.toml")).unwrap();
+    // Its own user, where that can be had: then this process, and root, are somebody else.
+    let text = text.replacen("timeout = \"2s\"", "timeout = \"2s\"\nisolation = { user = \"4321:4322\" }", 1);
+    std::fs::write(stage.path("weft.toml"), text).unwrap();
+    let Some(mut dispatcher) = started_or_refused(&stage, "user: by setuid", "isolation.user").await else { return };
+    let seen = result(&stage, "environment", &json!({ "do": "environment" })).await["seen"].clone();
+    let address = seen[0]["AWS_LAMBDA_RUNTIME_API"].as_str().unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    // Either end may see the other's close first.
+    let _ = stream.write_all(b"GET /2018-06-01/ping HTTP/1.0\r\n\r\n");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    assert_eq!(String::from_utf8_lossy(&answer), "");
+    dispatcher.wait_for_line("a process of another user was refused", LIMIT).await;
+    assert!(result(&stage, "then", &json!({})).await["process"].is_u64(), "the worker goes on");
+    ended_well(dispatcher, &["a process of another user was refused"]).await;
+}
+
+#[tokio::test]
+async fn an_extension_is_told_of_invocations_and_the_worker_of_its_end() {
+    let stage = stage();
+    let text = std::fs::read_to_string(stage.path("weft.toml")).unwrap();
+    let text = text.replace("TEST_INIT = \"no\"", "TEST_INIT = \"extension\"");
+    // Deaf to SIGTERM, so that what it hears of its end does not race with it.
+    let client = env!("CARGO_BIN_EXE_weft-test-runtime-client");
+    let deaf = format!("[\"sh\", \"-c\", \"trap '' TERM; exec {client}\"]");
+    std::fs::write(stage.path("weft.toml"), text.replacen(&format!("[{client:?}]"), &deaf, 1)).unwrap();
+    let dispatcher = stage.start(&[]).await;
+    let seen = result(&stage, "told", &json!({ "do": "extension" })).await["seen"].clone();
+    assert_eq!((&seen[0]["eventType"], seen[0]["requestId"] == seen[1]), (&json!("INVOKE"), true), "{seen:#}");
+    let exit = stop(dispatcher).await;
+    assert!(exit.text().contains("heard SHUTDOWN"), "{}", exit.text());
 }

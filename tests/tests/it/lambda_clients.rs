@@ -70,6 +70,32 @@ fn rust(stage: Stage, environment: &str) -> Stage {
     with(stage, &format!("[{:?}]", weft_tests::rust_function().display().to_string()), environment)
 }
 
+const NODE: &str = r#"
+const { appendFileSync, readFileSync } = require('node:fs');
+
+class OutOfStock extends Error {
+  constructor(message) { super(message); this.name = 'OutOfStock'; }
+}
+
+exports.handler = async (event, context) => {
+  const ask = event.data;
+  appendFileSync(ask.runs, context.awsRequestId + '\n');
+  const runs = readFileSync(ask.runs, 'utf8').trim().split('\n').length;
+  if (ask.do === 'fail') throw new OutOfStock('no stock of ' + ask.item);
+  if (ask.do === 'retry' && runs < 2) throw new OutOfStock('not yet');
+  if (ask.do === 'hang') await new Promise((done) => setTimeout(done, 3600000));
+  return {
+    id: event.id, function: context.functionName, trace: process.env._X_AMZN_TRACE_ID,
+    request: context.awsRequestId, runs,
+  };
+};
+"#;
+
+fn node(stage: Stage) -> Stage {
+    std::fs::write(stage.path("app.js"), NODE).unwrap();
+    with(stage, "[\"weft\", \"runtime\", \"node\", \"app.handler\"]\nmemory = \"512MiB\"", "")
+}
+
 async fn ask(stage: &Stage, id: &str, what: &str) {
     let data = json!({ "do": what, "runs": stage.path(id), "item": "shoes" });
     stage.publish("orders.placed", id, &data).await;
@@ -155,6 +181,7 @@ async fn it_works_as_a_native_handler_does(stage: Stage, words: &[&str]) {
 }
 
 const PYTHON_WORDS: &[&str] = &["OutOfStock", "no stock of shoes", "app.py", "in handler", "raise OutOfStock"];
+const NODE_WORDS: &[&str] = &["OutOfStock", "no stock of shoes", "app.js"];
 const RUST_WORDS: &[&str] = &["orders::ValidationError", "no customer"];
 
 #[tokio::test]
@@ -165,6 +192,16 @@ async fn a_python_function_works_as_a_native_handler_does_embedded() {
 #[tokio::test]
 async fn a_python_function_works_as_a_native_handler_does_on_rabbitmq() {
     it_works_as_a_native_handler_does(python(Stage::real().await), PYTHON_WORDS).await;
+}
+
+#[tokio::test]
+async fn a_node_function_works_as_a_native_handler_does_embedded() {
+    it_works_as_a_native_handler_does(node(Stage::embedded()), NODE_WORDS).await;
+}
+
+#[tokio::test]
+async fn a_node_function_works_as_a_native_handler_does_on_rabbitmq() {
+    it_works_as_a_native_handler_does(node(Stage::real().await), NODE_WORDS).await;
 }
 
 #[tokio::test]

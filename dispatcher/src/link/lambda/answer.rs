@@ -102,6 +102,8 @@ pub(crate) fn broken_off(kind: &str, body: Option<&str>) -> ErrorInfo {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use proptest::prelude::*;
+
     use super::*;
 
     fn text(content_type: Option<&str>, body: &'static [u8]) -> String {
@@ -139,6 +141,32 @@ mod tests {
         assert_eq!(error(None, b"").message, "the function did not say what went wrong");
         assert_eq!(error(None, br#"{"errorMessage":{"a":1}}"#).message, "{\"a\":1}");
         assert_eq!(error(None, b"[1]").kind, UNKNOWN);
+    }
+
+    proptest! {
+        /// Whatever a function posts is an answer: what is no HTTP response stays as it is, and every error has a type.
+        #[test]
+        fn any_body_is_a_response_or_an_error(
+            body in prop::collection::vec(any::<u8>(), 0..200), header in prop::option::of("[ -~]{1,20}"),
+        ) {
+            let bytes = Bytes::from(body.clone());
+            prop_assert_eq!(whole(None, bytes.clone()), bytes.clone());
+            if !body.windows(8).any(|part| part == [0; 8]) {
+                prop_assert_eq!(whole(Some(HTTP_INTEGRATION), bytes.clone()), bytes);
+            }
+            prop_assert!(!error(header.as_deref(), &body).kind.is_empty());
+            let text = String::from_utf8_lossy(&body).into_owned();
+            prop_assert!(!broken_off("x", Some(&text)).kind.is_empty());
+        }
+
+        #[test]
+        fn a_streamed_body_is_given_back_whole(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let streamed = [b"{\"statusCode\":200}".as_slice(), PRELUDE_END, &body].concat();
+            let response: Value = serde_json::from_slice(&whole(Some(HTTP_INTEGRATION), streamed.into())).unwrap();
+            let text = response["body"].as_str().unwrap();
+            let back = if response["isBase64Encoded"] == true { STANDARD.decode(text).unwrap() } else { text.as_bytes().to_vec() };
+            prop_assert_eq!(back, body);
+        }
     }
 
     #[test]

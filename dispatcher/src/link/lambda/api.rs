@@ -164,7 +164,11 @@ impl Api {
                 self.say(Said::Ready { init });
             }
             match next.call {
-                Some(call) => Wait::Call(call),
+                Some(call) => {
+                    let State { machine, listening, .. } = &mut *state;
+                    tell_extensions(machine, listening);
+                    Wait::Call(call)
+                }
                 None => {
                     let (call, waits) = oneshot::channel();
                     // What is closed lets nobody wait: the sender is dropped, and the answer says so.

@@ -114,7 +114,8 @@ pub(super) extern "C" fn child(context: *mut libc::c_void) -> libc::c_int {
 ///  2. its control groups (where it was not born in them), so that all that follows is charged to it;
 ///  3. the link becomes descriptor 0, the pipes 1 and 2;
 ///  4. its limits, soft and hard; no core files, which would hold events;
-///  5. a mount namespace of its own with its own folder in it, which needs rights that the next step gives up;
+///  5. a mount namespace of its own with its own folder in it (or as its `/tmp`, under which the folder has no other name
+///     any more), which needs rights that the next step gives up;
 ///  6. its user: other groups first, then the group, then the user, as each needs the rights that the next one takes;
 ///  7. nothing that the program runs gains privileges by set-user-id; the two steps that confine it rely on that;
 ///  8. die when the dispatcher dies. Not earlier, for the kernel forgets it at a change of user. Had the dispatcher died
