@@ -103,6 +103,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
 
