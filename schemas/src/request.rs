@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -71,6 +73,22 @@ pub fn most_attempts(event: &Event) -> Option<u32> {
     event.extensions.get(ATTEMPTS_EXTENSION)?.parse().ok().filter(|attempts| *attempts > 0)
 }
 
+/// What the caller of a request says of itself, as JSON in ASCII; `None`: nothing, or nothing that can be read.
+pub fn client_context(event: &Event) -> Option<String> {
+    RequestKind::of(event)?;
+    let document = BASE64.decode(event.extensions.get(CLIENT_CONTEXT_EXTENSION)?).ok()?;
+    let text = serde_json::from_slice::<Value>(&document).ok()?.to_string();
+    let mut ascii = String::with_capacity(text.len());
+    for unit in text.chars() {
+        match unit {
+            // Only texts hold other characters, and a text may have each as an escape.
+            ' '..='~' => ascii.push(unit),
+            _ => unit.encode_utf16(&mut [0; 2]).iter().for_each(|unit| ascii.push_str(&format!("\\u{unit:04x}"))),
+        }
+    }
+    Some(ascii)
+}
+
 /// What of an HTTP request makes it the same as another: method, path, query and body. Its time, its id and its headers
 /// differ with each repeat. `None` for any other event.
 pub(crate) fn identity(event: &Event, data: &Value) -> Option<Value> {
@@ -107,6 +125,19 @@ mod tests {
         let mut event = RequestKind::Invoke.event("k", Bytes::from_static(b"1"), Timestamp::UNIX_EPOCH, true);
         event.source = "/shop".to_owned();
         assert_eq!((RequestKind::of(&event), most_attempts(&event)), (None, None));
+    }
+
+    #[test]
+    fn what_a_caller_says_of_itself_is_json_that_a_header_can_hold() {
+        let mut event = RequestKind::Invoke.event("k", Bytes::from_static(b"1"), Timestamp::UNIX_EPOCH, true);
+        assert_eq!(client_context(&event), None);
+        let given = json!({ "custom": { "name": "Zoë 🦀" } });
+        event.extensions.insert(CLIENT_CONTEXT_EXTENSION.to_owned(), BASE64.encode(given.to_string()));
+        let text = client_context(&event).unwrap();
+        assert!(text.is_ascii() && text.contains("\\ud83e\\udd80"), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), given);
+        event.source = "/shop".to_owned();
+        assert_eq!(client_context(&event), None);
     }
 
     #[test]

@@ -494,7 +494,7 @@ async fn replies(broker: &dyn Broker, name: &str) -> Replies {
 
 async fn next_answer(replies: &mut Replies) -> Option<Message> {
     match timeout(LIMIT, replies.arriving.recv()).await {
-        Ok(Some(FromReplies::Answer(message))) => Some(message),
+        Ok(Some(FromReplies::Answer(message))) => Some(*message),
         Ok(Some(FromReplies::Gap)) => None,
         Ok(None) => panic!("the answers ended"),
         Err(_) => panic!("no answer within {LIMIT:?}"),

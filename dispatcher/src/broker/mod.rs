@@ -157,7 +157,7 @@ pub struct Replies {
 /// What comes in at [`Replies`].
 #[derive(Debug, Clone)]
 pub enum FromReplies {
-    Answer(Message),
+    Answer(Box<Message>),
     /// The place was gone for a while and is there again: answers that were under way may be lost.
     Gap,
 }

@@ -118,8 +118,7 @@ pub fn sign(credentials: &Credentials, request: &ToSign<'_>, now: Timestamp) -> 
 
 fn parse(header: &str) -> Result<Authorization<'_>, &'static str> {
     let rest = header.strip_prefix(ALGORITHM).ok_or("the signature's algorithm is not AWS4-HMAC-SHA256")?;
-    let parts: BTreeMap<&str, &str> =
-        rest.split(',').filter_map(|part| part.trim().split_once('=')).map(|(name, value)| (name, value)).collect();
+    let parts: BTreeMap<&str, &str> = rest.split(',').filter_map(|part| part.trim().split_once('=')).collect();
     let part = |name: &str| parts.get(name).copied().ok_or("Credential, SignedHeaders or Signature is missing");
     let mut credential = part("Credential")?.split('/');
     let mut next = || credential.next().filter(|part| !part.is_empty()).ok_or("the credential has not five parts");
@@ -190,7 +189,7 @@ fn hex(bytes: &[u8]) -> String {
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
-    if digits.len() % 2 != 0 || !digits.iter().all(u8::is_ascii_hexdigit) {
+    if !digits.len().is_multiple_of(2) || !digits.iter().all(u8::is_ascii_hexdigit) {
         return None;
     }
     digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()

@@ -118,7 +118,8 @@ def handler(event, context):
         return {"statusCode": 201, "headers": {"x-path": event["rawPath"]}, "body": event["body"].upper()}
     if event.get("fail"):
         raise ValueError("not with that")
-    return {"event": event, "request": context.aws_request_id != ""}
+    caller = context.client_context.custom if context.client_context else None
+    return {"event": event, "caller": caller}
 "#;
 
 #[tokio::test]
@@ -141,7 +142,14 @@ events = ["t.app"]
     let api = invoke_api(&mut dispatcher).await;
     let call = async |data: &str| stage.weft(&["invoke", "--invoke", &api, "app", "-d", data]).run(LIMIT).await;
     let answer: Value = serde_json::from_str(&call(r#"{"a":[1]}"#).await.success().stdout.concat()).unwrap();
-    assert_eq!(answer, json!({ "event": { "a": [1] }, "request": true }));
+    assert_eq!(answer, json!({ "event": { "a": [1] }, "caller": null }));
+    let client = reqwest::Client::builder().no_proxy().timeout(LIMIT).build().unwrap();
+    // {"custom":{"a":"b"}}
+    let request = client
+        .post(format!("http://{api}/2015-03-31/functions/app/invocations"))
+        .header("x-amz-client-context", "eyJjdXN0b20iOnsiYSI6ImIifX0=");
+    let answer: Value = request.send().await.unwrap().json().await.unwrap();
+    assert_eq!(answer, json!({ "event": {}, "caller": { "a": "b" } }));
     let failed = call(r#"{"fail":true}"#).await.code(1);
     let body: Value = serde_json::from_str(&failed.stdout.concat()).unwrap();
     assert_eq!((&body["errorType"], &body["errorMessage"]), (&json!("ValueError"), &json!("not with that")));
@@ -149,7 +157,6 @@ events = ["t.app"]
 
     let line = dispatcher.wait_for_line("function URLs open", LIMIT).await;
     let address = super::system_stage::record(&line).unwrap()["fields"]["address"].as_str().unwrap().to_owned();
-    let client = reqwest::Client::builder().no_proxy().timeout(LIMIT).build().unwrap();
     let request = client.post(format!("http://{address}/fn/app/a/b")).header("content-type", "text/plain").body("hi");
     let response = request.send().await.unwrap();
     assert_eq!((response.status().as_u16(), response.headers()["x-path"].to_str().unwrap()), (201, "/a/b"));

@@ -123,7 +123,7 @@ async fn take(stream: &mut Consumer, to: &mpsc::Sender<FromReplies>) -> Option<S
             headers,
             body: delivery.data.into(),
         };
-        if to.send(FromReplies::Answer(message)).await.is_err() {
+        if to.send(FromReplies::Answer(Box::new(message))).await.is_err() {
             return None;
         }
         if let Err(error) = acker.ack(BasicAckOptions::default()).await {

@@ -138,7 +138,7 @@ impl Embedded {
         let known = |replies: &HashMap<_, mpsc::Sender<_>>| replies.get(&message.routing_key).cloned();
         let to = known(&self.replies.lock().unwrap_or_else(PoisonError::into_inner))?;
         let gone = |_| PublishError::Unroutable { detail: "nobody takes answers there any more".to_owned() };
-        Some(to.send(FromReplies::Answer(message.clone())).await.map_err(gone))
+        Some(to.send(FromReplies::Answer(Box::new(message.clone()))).await.map_err(gone))
     }
 
     /// Makes this process the one that consumes: hangs up the bell, once.

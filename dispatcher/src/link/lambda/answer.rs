@@ -4,12 +4,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::{Map, Value};
-use weft_schemas::ErrorInfo;
+use serde_json::Value;
+use weft_schemas::{ErrorInfo, http_event};
 
 /// The content type of an HTTP response that is streamed: a JSON prelude, eight NUL bytes, the body.
-pub(crate) const HTTP_INTEGRATION: &str = "application/vnd.awslambda.http-integration-response";
-const PRELUDE_END: &[u8] = &[0; 8];
+pub(crate) const HTTP_INTEGRATION: &str = http_event::STREAM_TYPE;
 /// The type of an error that does not say what it is.
 const UNKNOWN: &str = "Runtime.Unknown";
 
@@ -18,23 +17,10 @@ const UNKNOWN: &str = "Runtime.Unknown";
 pub(crate) fn whole(content_type: Option<&str>, body: Bytes) -> Bytes {
     match content_type {
         Some(kind) if kind.starts_with(HTTP_INTEGRATION) => {
-            http_response(&body).map_or(body, |response| response.to_string().into())
+            http_event::buffered(&body).map_or(body, |response| response.to_string().into())
         }
         _ => body,
     }
-}
-
-fn http_response(body: &[u8]) -> Option<Value> {
-    let at = body.windows(PRELUDE_END.len()).position(|bytes| bytes == PRELUDE_END)?;
-    let (prelude, rest) = (body.get(..at)?, body.get(at + PRELUDE_END.len()..)?);
-    let mut response: Map<String, Value> = serde_json::from_slice(prelude).ok()?;
-    let (text, encoded) = match std::str::from_utf8(rest) {
-        Ok(text) => (text.to_owned(), false),
-        Err(_) => (STANDARD.encode(rest), true),
-    };
-    response.insert("body".to_owned(), text.into());
-    response.insert("isBase64Encoded".to_owned(), encoded.into());
-    Some(Value::Object(response))
 }
 
 /// An error as the clients of each language write it.
@@ -117,7 +103,7 @@ mod tests {
         let value: Value = serde_json::from_str(&text(Some(HTTP_INTEGRATION), body)).unwrap();
         assert_eq!(value, json!({ "statusCode": 201, "cookies": ["a=b"], "body": "hello", "isBase64Encoded": false }));
         let bytes = text(Some(HTTP_INTEGRATION), b"{}\0\0\0\0\0\0\0\0\xff");
-        assert_eq!(bytes, "{\"body\":\"/w==\",\"isBase64Encoded\":true}");
+        assert_eq!(bytes, "{\"body\":\"/w==\",\"isBase64Encoded\":true,\"statusCode\":200}");
         assert_eq!(text(Some(HTTP_INTEGRATION), b"no prelude"), "no prelude");
         assert_eq!(text(None, b"{}\0\0\0\0\0\0\0\0a"), "{}\0\0\0\0\0\0\0\0a");
     }

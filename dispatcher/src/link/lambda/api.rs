@@ -16,6 +16,7 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue
 use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
+use weft_schemas::request::client_context;
 use weft_schemas::{ErrorInfo, FunctionName, Outcome};
 
 use super::super::FromWorker;
@@ -36,6 +37,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("lambda-runtime-aws-reque
 const DEADLINE: HeaderName = HeaderName::from_static("lambda-runtime-deadline-ms");
 const ARN: HeaderName = HeaderName::from_static("lambda-runtime-invoked-function-arn");
 const TRACE: HeaderName = HeaderName::from_static("lambda-runtime-trace-id");
+const CLIENT_CONTEXT: HeaderName = HeaderName::from_static("lambda-runtime-client-context");
 const RESPONSE_MODE: &str = "lambda-runtime-function-response-mode";
 const ERROR_TYPE: &str = "lambda-runtime-function-error-type";
 const ERROR_BODY: &str = "lambda-runtime-function-error-body";
@@ -201,6 +203,11 @@ impl Api {
         put(headers, ARN, &self.lambda.arn);
         if let Some(trace) = &call.trace {
             put(headers, TRACE, trace);
+        }
+        if let [only] = call.invokes.as_slice()
+            && let Some(context) = client_context(&only.event)
+        {
+            put(headers, CLIENT_CONTEXT, &context);
         }
         answer
     }
