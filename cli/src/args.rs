@@ -192,6 +192,9 @@ pub struct Dev {
     /// Prefix of every queue, exchange and state key
     #[arg(long, env = "WEFT_PREFIX", default_value = "weft")]
     pub prefix: String,
+    /// Keep workers when the code of their function changes
+    #[arg(long)]
+    pub no_watch: bool,
     #[command(flatten)]
     pub dispatching: Dispatching,
 }

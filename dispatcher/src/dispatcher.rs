@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use weft_ledger::Ledger;
@@ -89,6 +89,8 @@ pub struct Dispatcher {
     admin: Option<tokio::net::TcpListener>,
     state_check: Option<Check>,
     front: Option<http::Bound>,
+    /// The manifest, where the code of functions is to be followed.
+    followed: Option<PathBuf>,
 }
 
 struct Prepared {
@@ -137,7 +139,7 @@ impl Dispatcher {
                 own.confined(program.confinement.in_force());
             }
         }
-        let this = Self { config, stats, functions, admin, state_check: None, front: None };
+        let this = Self { config, stats, functions, admin, state_check: None, front: None, followed: None };
         this.probe().await?;
         Ok(this)
     }
@@ -161,6 +163,40 @@ impl Dispatcher {
     /// The address that the Invoke API got.
     pub fn invoke_address(&self) -> Option<SocketAddr> {
         self.front.as_ref().and_then(http::Bound::invoke_address)
+    }
+
+    /// Follows the code of functions while it runs: when it changes, workers finish what they run and are replaced, and no
+    /// event is lost. Of a change of the manifest itself, `manifest`, it only says that it needs a new start.
+    #[must_use]
+    pub fn following_code(mut self, manifest: PathBuf) -> Self {
+        self.followed = Some(manifest);
+        self
+    }
+
+    /// Starts to follow code, and what each function hears of its own.
+    fn follow_code(
+        &self,
+        background: &mut JoinSet<()>,
+        stop: CancellationToken,
+    ) -> BTreeMap<FunctionName, watch::Receiver<u64>> {
+        let Some(manifest) = self.followed.clone() else { return BTreeMap::new() };
+        let of = |own: &Prepared| crate::code::Code::of(own.function.name.clone(), &own.function.command, &own.program);
+        let codes: Vec<crate::code::Code> = self.functions.iter().map(of).collect();
+        let (mut tell, mut hear) = (BTreeMap::new(), BTreeMap::new());
+        for Prepared { function, .. } in &self.functions {
+            let (teller, hearer) = watch::channel(0);
+            tell.insert(function.name.clone(), teller);
+            hear.insert(function.name.clone(), hearer);
+        }
+        match crate::code::watch(codes, manifest, tell) {
+            Ok(following) => {
+                background.spawn(async move {
+                    stop.run_until_cancelled(following).await;
+                });
+            }
+            Err(error) => tracing::warn!(%error, "code is not followed; start again when it has changed"),
+        }
+        hear
     }
 
     /// The live numbers; may be read while it runs.
@@ -279,6 +315,7 @@ impl Dispatcher {
 
         let shares = Shares::new(config.budget);
         background.spawn(shares.clone().run(stop.clone()));
+        let code = self.follow_code(&mut background, stop.clone());
         let mut loops = JoinSet::new();
         for Prepared { function, program, admission } in &self.functions {
             let bounds = bounds(function, config);
@@ -301,6 +338,7 @@ impl Dispatcher {
                     ledger: Arc::clone(&config.ledger),
                     owner: owner.clone(),
                     program: Arc::clone(program),
+                    code: code.get(&function.name).cloned().unwrap_or_else(|| watch::channel(0).1),
                     start: self.start(function),
                     relay: Arc::clone(&wake),
                     forwarder: Arc::clone(&forwarder),

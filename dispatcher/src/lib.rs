@@ -7,6 +7,7 @@ mod admin;
 pub mod admission;
 pub mod audit;
 pub mod broker;
+mod code;
 pub mod cost;
 pub mod dispatcher;
 mod function;

@@ -1,7 +1,7 @@
 //! `weft run` and `weft dev`: a dispatcher until told to stop.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use weft_dispatcher::http::{Credentials, Listen};
 use weft_dispatcher::scale::Budget;
@@ -29,13 +29,15 @@ pub async fn run(args: args::Run, export: Export) -> Result<Exit, Report> {
     let services = Services::resolve(&args.services)?;
     let manifest = load(&args.manifest)?;
     let callers = callers(&args.dispatching, None)?;
-    dispatch(manifest, &services, &args.services.prefix, args.dispatching, callers, export).await
+    dispatch(manifest, &services, &args.services.prefix, args.dispatching, callers, None, export).await
 }
 
 pub async fn dev(args: args::Dev, export: Export) -> Result<Exit, Report> {
     let manifest = load(&args.manifest)?;
     let callers = callers(&args.dispatching, Some([INVOKE, URLS]))?;
-    dispatch(manifest, &Services::Embedded(args.embedded), &args.prefix, args.dispatching, callers, export).await
+    let followed = (!args.no_watch).then_some(args.manifest.manifest);
+    let services = Services::Embedded(args.embedded);
+    dispatch(manifest, &services, &args.prefix, args.dispatching, callers, followed, export).await
 }
 
 /// The callers' listeners: what is given, else what the command has by itself.
@@ -111,6 +113,7 @@ async fn dispatch(
     prefix: &str,
     dispatching: args::Dispatching,
     callers: Listen,
+    followed: Option<PathBuf>,
     export: Export,
 ) -> Result<Exit, Report> {
     let shutdown = Shutdown::on_signals()
@@ -151,7 +154,10 @@ async fn dispatch(
         let check = async move { weft_worker::check_state(state.expose()).await };
         Box::pin(async move { check.await.map_err(|error| weft_process::report::chain(&error)) })
     }));
-    let dispatcher = dispatcher.with_callers(callers).await?;
+    let mut dispatcher = dispatcher.with_callers(callers).await?;
+    if let Some(manifest) = followed {
+        dispatcher = dispatcher.following_code(manifest);
+    }
     if let Some(address) = dispatcher.admin_address() {
         tracing::info!(%address, "admin port open");
     }

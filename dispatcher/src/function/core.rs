@@ -91,6 +91,8 @@ pub(crate) enum Input {
     Granted(u32),
     /// The right to claim: `None` while the node's lease is not ours.
     Owner(Option<Owner>),
+    /// The code of its workers is another one.
+    CodeChanged,
     /// A timer is due.
     Tick,
     Drain,
@@ -428,6 +430,7 @@ impl Core {
             Input::Broker(connected) => self.on_broker(connected),
             Input::Granted(workers) => self.on_granted(workers),
             Input::Owner(owner) => self.on_owner(owner, now),
+            Input::CodeChanged => self.replace_workers(),
             Input::Tick => self.on_timers(now),
             Input::Drain => self.on_drain(now),
         }

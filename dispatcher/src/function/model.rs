@@ -93,6 +93,7 @@ pub(crate) enum Step {
     Crash,
     /// It is stopped hard, and its manifest changed before it starts again: it asks for more, or for less again.
     Change,
+    CodeChanged,
     Drain,
     EndDeliveries,
 }
@@ -158,6 +159,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => which().prop_map(|which| Step::Redrive { which }),
         1 => Just(Step::Crash),
         1 => Just(Step::Change),
+        1 => Just(Step::CodeChanged),
         1 => Just(Step::Drain),
         1 => Just(Step::EndDeliveries),
     ]

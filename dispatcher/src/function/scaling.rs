@@ -275,6 +275,14 @@ impl Core {
         }
     }
 
+    /// Those that are here take no more work and leave when they have finished; what comes next finds the new code. Code that
+    /// did not start may start now.
+    pub(super) fn replace_workers(&mut self) {
+        self.give_back(u32::MAX);
+        self.start_again = None;
+        self.failed_starts = self.failed_starts.min(1);
+    }
+
     /// It takes no more work. One that has some is told to end when it is done, not before: a worker that is told has a
     /// limited time.
     fn send_worker_home(&mut self, id: WorkerId) {

@@ -34,6 +34,8 @@ pub(crate) struct Surroundings {
     pub ledger: Arc<dyn Ledger>,
     pub owner: watch::Receiver<Option<Owner>>,
     pub program: Arc<Program>,
+    /// Raised when the code of the program has changed; never, where nobody follows it.
+    pub code: watch::Receiver<u64>,
     /// What each worker is told first; its name is filled in here.
     pub start: Start,
     pub relay: Arc<Notify>,
@@ -46,7 +48,7 @@ pub(crate) struct Surroundings {
 /// Runs one function until it is drained. Dropping the future kills its workers.
 pub(crate) async fn run(mut core: Core, around: Surroundings) {
     let mut hands = Hands::new(&around);
-    let Surroundings { subscription, broker, mut share, mut owner, shutdown, drain_limit, .. } = around;
+    let Surroundings { subscription, broker, mut share, mut owner, mut code, shutdown, drain_limit, .. } = around;
     let Subscription { mut deliveries, acks: _ } = subscription;
     let mut open = true;
     let mut draining = false;
@@ -73,6 +75,7 @@ pub(crate) async fn run(mut core: Core, around: Surroundings) {
                 }
                 Ok(()) = owner.changed() => Input::Owner(owner.borrow_and_update().clone()),
                 Ok(()) = health.changed() => Input::Broker(answers(&health.borrow_and_update())),
+                Ok(()) = code.changed() => Input::CodeChanged,
                 granted = share.changed() => Input::Granted(granted),
                 Some((id, from)) = hands.from_workers.recv() => Input::Worker(id, from),
                 Some(answer) = hands.answers.join_next(), if !hands.answers.is_empty() => match answer {

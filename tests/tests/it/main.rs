@@ -49,6 +49,7 @@ mod state_redis;
 mod system_audit;
 mod system_cost;
 mod system_demo;
+mod system_dev;
 mod system_dlq;
 mod system_docs;
 mod system_drain;

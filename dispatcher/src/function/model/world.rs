@@ -443,6 +443,7 @@ impl World {
                 self.changed = !self.changed;
                 self.crash();
             }
+            Step::CodeChanged => self.hand(Input::CodeChanged),
             Step::Drain => {
                 self.draining = true;
                 self.hand(Input::Drain);

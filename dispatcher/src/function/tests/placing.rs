@@ -59,3 +59,40 @@ fn workers_that_do_not_start_are_tried_again_ever_more_slowly() {
     }
     assert_eq!(invoked(&bench.ready(worker)).len(), 1, "the event waited and lost no attempt");
 }
+
+#[test]
+fn changed_code_replaces_idle_workers_at_once_and_busy_ones_when_they_have_finished() {
+    let told = |actions: &[Action]| -> Vec<WorkerId> {
+        actions
+            .iter()
+            .filter_map(|action| if let Action::DrainWorker(id) = action { Some(*id) } else { None })
+            .collect()
+    };
+    let mut bench = bench(1, 2);
+    let (idle, invoke) = bench.running("done");
+    let settled = settles(&bench.outcome(idle, &invoke, succeeded()));
+    bench.settled(&settled, Settled::Done);
+    assert_eq!(told(&bench.handle(Input::CodeChanged)), [idle]);
+    bench.gone(idle, true);
+
+    let (busy, invoke) = bench.running("under-way");
+    assert!(told(&bench.handle(Input::CodeChanged)).is_empty(), "told now, it would have a limited time");
+    let asked = claimed(&bench.deliver(vec![message("next", "a")]));
+    let actions = bench.verdicts(&asked, vec![Verdict::Run(claim(1, 1, 0))]);
+    assert!(invoked(&actions).is_empty());
+    assert_eq!(launched(&actions).len(), 1, "the next one waits for the new code, beside the old one");
+    assert_eq!(told(&bench.outcome(busy, &invoke, succeeded())), [busy]);
+}
+
+#[test]
+fn code_that_did_not_start_is_tried_again_at_once_when_it_has_changed() {
+    let mut bench = bench(1, 1);
+    let asked = claimed(&bench.deliver(vec![message("k", "a")]));
+    let mut worker = launched(&bench.verdicts(&asked, vec![Verdict::Run(claim(1, 1, 0))]))[0];
+    for _ in 0..6 {
+        assert!(launched(&bench.gone(worker, false)).is_empty());
+        worker = launched(&bench.later(Duration::from_secs(60)))[0];
+    }
+    assert!(launched(&bench.gone(worker, false)).is_empty(), "it waits for long by now");
+    assert_eq!(launched(&bench.handle(Input::CodeChanged)).len(), 1);
+}
