@@ -81,6 +81,8 @@ fn tidy(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn code(files: &[&str], folder: Option<&str>) -> Code {

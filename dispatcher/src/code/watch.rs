@@ -132,6 +132,8 @@ fn follow(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
     use super::*;
 
     /// Longer than any word of a change takes.

@@ -271,7 +271,7 @@ proptest! {
                 Step::Drain => machine.drain(),
             }
             prop_assert!(machine.taken.len() <= slots);
-            prop_assert_eq!(machine.waiting.len() + machine.taken.len() + cancelled + finished.len(), offered as usize);
+            prop_assert_eq!(machine.waiting.len() + machine.taken.len() + cancelled + finished.len(), usize::try_from(offered).unwrap());
         }
     }
 }
