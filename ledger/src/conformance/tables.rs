@@ -164,7 +164,7 @@ pub async fn rows_of_the_first_version_are_read_out_by_the_second(subject: &Subj
                  (function, key, state, attempt, crashes, epoch, fence, digest, first_seen_at, updated_at)
              VALUES ('create-order', $1, $2, 1, 0, 0, 1, $3, {time}, {time})"
         );
-        joiner.execute(&sql, &[key.into(), state.into(), Bytes::from_static(b"x").into()]).await.unwrap();
+        joiner.execute(&sql, &[key.into(), state.into(), Bytes::from_static(&[7; 32]).into()]).await.unwrap();
     }
     let unreadable = Bytes::from_static(b"\xc1");
     let letters = [
