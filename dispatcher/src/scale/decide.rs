@@ -243,7 +243,9 @@ fn deadline(now: Instant, signals: &Signals, policy: &Policy, memory: &Memory) -
     let most = policy.most.max(policy.least).max(1);
     // To keep up with what arrives it may take all that it can have, and is not late for wanting more.
     let keeping_up = ceil(inflow / f64::from(slots)).min(most);
-    let needed = ceil(in_time / f64::from(slots)).max(keeping_up).min(usable);
+    // More than `reserved` fills would stand idle.
+    let fillable = policy.reserved.div_ceil(slots);
+    let needed = ceil(in_time / f64::from(slots)).max(keeping_up).min(usable).min(fillable);
 
     let most = most.min(policy.granted.unwrap_or(u32::MAX).max(policy.least)).max(1);
     let parallel = f64::from(policy.reserved.min(most.saturating_mul(slots)).max(1));

@@ -273,3 +273,14 @@ fn whatever_is_seen_the_answer_is_within_the_bounds() {
         assert!(signals.behind.is_some() || stopped <= asked_back, "stopped without data: {context}");
     }
 }
+
+#[test]
+fn keeping_up_with_what_arrives_starts_no_worker_that_reserved_would_leave_idle() {
+    let now = Instant::now();
+    let mut memory = taking(Duration::from_millis(600));
+    memory.arrived(now, 30);
+    let signals = Signals { running: 6, workers: 2, behind: Some(24), ..QUIET };
+    let workers = |reserved| decide(now, &signals, &Policy { reserved, ..POLICY }, &memory).workers;
+    assert_eq!(workers(6), 2);
+    assert_eq!(workers(u32::MAX), 5, "without the bound it keeps up: 30 a second, 0.6 s each, four slots");
+}
