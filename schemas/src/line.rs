@@ -52,6 +52,12 @@ pub struct MessageLine {
     /// CloudEvents time, RFC 3339; ignored in plain mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
+    /// The queue that wants the answer: with it the message is a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<String>,
+    /// What the answer names, so that the asker knows what it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
     /// Further headers, as text.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
@@ -203,7 +209,11 @@ impl MessageLine {
         Message {
             exchange: self.exchange.clone().unwrap_or_else(|| events_exchange.to_owned()),
             routing_key: self.kind.clone(),
-            properties: properties(content_type, self.id.as_ref()),
+            properties: Properties {
+                reply_to: self.reply_to.clone(),
+                correlation_id: self.correlation_id.clone(),
+                ..properties(content_type, self.id.as_ref())
+            },
             headers,
             body: self.raw.clone().unwrap_or(body).into_bytes().into(),
         }
@@ -278,6 +288,15 @@ mod tests {
         let message = Line::parse(line, 1).unwrap().to_message("x");
         assert_eq!((&message.body[..], message.exchange.as_str()), ("no JSON ✓".as_bytes(), "e"));
         assert_eq!((message.header("a"), &message.properties.message_id), (Some("b"), &None));
+    }
+
+    #[test]
+    fn a_request_says_who_wants_its_answer_and_as_what() {
+        let line = r#"{"mode":"plain","type":"t","id":"1","reply_to":"mine","correlation_id":"c","data":1}"#;
+        let line = Line::parse(line, 1).unwrap();
+        let properties = line.to_message("x").properties;
+        assert_eq!((properties.reply_to.as_deref(), properties.correlation_id.as_deref()), (Some("mine"), Some("c")));
+        assert!(line.to_text().unwrap().contains(r#""reply_to":"mine","correlation_id":"c""#));
     }
 
     #[test]

@@ -243,6 +243,8 @@ fn message(
         id,
         source,
         time: None,
+        reply_to: None,
+        correlation_id: None,
         headers: std::collections::BTreeMap::new(),
         data,
         raw,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::stand::{PREFIX, Stand};
-use crate::workload::{self, FUNCTIONS, Planned};
+use crate::workload::{self, ANSWERS, FUNCTIONS, Planned, Request};
 
 /// A row of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,18 @@ pub struct Row {
     pub crashes: i64,
     pub epoch: i64,
     pub fence: i64,
+    /// What its handler returned, once it has succeeded.
+    pub result: Option<String>,
+}
+
+/// An answer to a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The same when an answer is sent again.
+    pub message: String,
+    pub correlation: String,
+    pub status: String,
+    pub body: String,
 }
 
 /// A row of the table that handlers write to.
@@ -88,6 +100,10 @@ impl Run {
 pub struct Books {
     /// What was published and confirmed.
     pub planned: Vec<Planned>,
+    /// Who was published to get an answer.
+    pub requests: Vec<Request>,
+    /// What came. One that was sent twice is one.
+    pub answers: Vec<Answer>,
     pub rows: Vec<Row>,
     pub effects: Vec<Effect>,
     /// Those that are open.
@@ -129,8 +145,9 @@ impl Books {
     /// Something cannot be read.
     pub async fn read(stand: &Stand) -> Result<Self, String> {
         let mut books = Self::default();
-        let sql = "select function, key, state, attempt, crashes, epoch, fence from weft.invocation";
-        for [function, key, state, attempt, crashes, epoch, fence] in rows(stand, sql).await? {
+        let sql = "select function, key, state, attempt, crashes, epoch, fence, \
+                   coalesce(convert_from(result, 'UTF8'), '-') from weft.invocation";
+        for [function, key, state, attempt, crashes, epoch, fence, result] in rows(stand, sql).await? {
             books.rows.push(Row {
                 function,
                 key,
@@ -139,8 +156,10 @@ impl Books {
                 crashes: number(&crashes)?,
                 epoch: number(&epoch)?,
                 fence: number(&fence)?,
+                result: Some(result).filter(|result| result != "-"),
             });
         }
+        books.answers = answers(stand).await;
         let sql = "select function, key, fence, attempt, epoch, coalesce(about, '-') from effects";
         for [function, key, fence, attempt, epoch, about] in rows(stand, sql).await? {
             books.effects.push(Effect {
@@ -184,6 +203,30 @@ async fn emptied(stand: &Stand, queue: &str) -> u64 {
         match u64::try_from(stand.vhost.take(&queue, 500).await.len()) {
             Ok(taken @ 1..) => count += taken,
             _ => return count,
+        }
+    }
+}
+
+/// Takes the answers out of their queue.
+async fn answers(stand: &Stand) -> Vec<Answer> {
+    let mut found = BTreeMap::new();
+    loop {
+        let taken = stand.vhost.take(ANSWERS, 500).await;
+        if taken.is_empty() {
+            return found.into_values().collect();
+        }
+        for message in taken {
+            let text = |name: &str| {
+                let value = message.properties.pointer(name).and_then(serde_json::Value::as_str);
+                value.unwrap_or_default().to_owned()
+            };
+            let answer = Answer {
+                message: text("/message_id"),
+                correlation: text("/correlation_id"),
+                status: text("/headers/weft-status"),
+                body: message.payload.clone(),
+            };
+            found.insert((answer.message.clone(), answer.body.clone()), answer);
         }
     }
 }

@@ -109,6 +109,10 @@ async fn soak(args: &Args, plan: &[schedule::Fault]) -> Result<bool, String> {
     }
     let mut books = Books::read(&stand).await?;
     books.planned = published.events.clone();
+    books.requests = published.requests.clone();
+    if args.plant.contains(&Plant::MissingAnswer) {
+        books.answers.pop();
+    }
     books.state = state;
     books.faulty = faulty;
     books.flushed = flushed(&faults);

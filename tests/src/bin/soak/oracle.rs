@@ -26,6 +26,8 @@ pub enum Judgement {
     DeadLetter,
     /// Dead letters and the copies in their queues differ.
     Copies,
+    /// A request without an answer, or with one that is not the stored result.
+    Answers,
     /// A counter or a fenced value in the state is wrong.
     State,
     /// A dispatcher panicked, or did not stop in good order in the end.
@@ -37,7 +39,7 @@ pub enum Judgement {
 }
 
 impl Judgement {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Lost,
         Self::DoubleEffect,
         Self::MissingEffect,
@@ -47,6 +49,7 @@ impl Judgement {
         Self::Fence,
         Self::DeadLetter,
         Self::Copies,
+        Self::Answers,
         Self::State,
         Self::Dispatcher,
         Self::Stranger,
@@ -64,6 +67,7 @@ impl Judgement {
             Self::Fence => "fences",
             Self::DeadLetter => "dead_letters",
             Self::Copies => "copies",
+            Self::Answers => "answers",
             Self::State => "state",
             Self::Dispatcher => "dispatchers",
             Self::Stranger => "strangers",
@@ -95,6 +99,7 @@ pub fn judge(books: &Books) -> Vec<Finding> {
     left(books, &mut found);
     fences(books, &rows, &mut found);
     dead_letters(books, &mut found);
+    answers(books, &rows, &mut found);
     state(books, &mut found);
     for text in &books.faulty {
         found.push(Finding { judgement: Judgement::Dispatcher, about: None, text: text.clone() });
@@ -281,6 +286,33 @@ fn dead_letters(books: &Books, found: &mut Vec<Finding>) {
             let text = format!("letter {id} is {letter:?} in the ledger and {copy:?} in the queue");
             found.push(Finding { judgement: Judgement::Copies, about: None, text });
         }
+    }
+}
+
+/// Every request has its answer, and every answer is what the ledger has stored, whichever attempt or duplicate it is for.
+fn answers(books: &Books, rows: &BTreeMap<Name<'_>, &Row>, found: &mut Vec<Finding>) {
+    let asked: BTreeMap<&str, Name<'_>> = books
+        .requests
+        .iter()
+        .map(|request| (request.correlation.as_str(), (request.function, request.key.as_str())))
+        .collect();
+    let mut answered = BTreeSet::new();
+    for answer in &books.answers {
+        let Some(name) = asked.get(answer.correlation.as_str()) else {
+            let text = format!("an answer to {:?}, which nobody asked", answer.correlation);
+            found.push(Finding { judgement: Judgement::Answers, about: None, text });
+            continue;
+        };
+        answered.insert(answer.correlation.as_str());
+        let stored = rows.get(name).and_then(|row| row.result.as_deref());
+        if answer.status != "succeeded" || stored != Some(answer.body.as_str()) {
+            let (status, body) = (&answer.status, &answer.body);
+            let text = format!("{} was answered {status} {body:?}, and {stored:?} is stored", answer.correlation);
+            found.push(finding(Judgement::Answers, *name, text));
+        }
+    }
+    for (correlation, name) in asked.iter().filter(|(correlation, _)| !answered.contains(*correlation)) {
+        found.push(finding(Judgement::Answers, *name, format!("{correlation} has no answer")));
     }
 }
 

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::books::{Copy, Effect, Letter};
-use crate::workload::Planned;
+use crate::books::{Answer, Copy, Effect, Letter};
+use crate::workload::{Planned, Request};
 
 fn planned(number: u32, function: &'static str, end: End) -> Planned {
     let counter = (function == "stock").then_some(3);
@@ -13,7 +13,8 @@ fn planned(number: u32, function: &'static str, end: End) -> Planned {
 
 fn row(function: &str, key: &str, state: &str, fence: i64) -> Row {
     let (function, key, state) = (function.to_owned(), key.to_owned(), state.to_owned());
-    Row { function, key, state, attempt: fence, crashes: 0, epoch: 0, fence }
+    let result = (state == "succeeded").then(|| format!("{{\"fence\":{fence}}}"));
+    Row { function, key, state, attempt: fence, crashes: 0, epoch: 0, fence, result }
 }
 
 fn effect(function: &str, key: &str, fence: i64, about: Option<&str>) -> Effect {
@@ -37,6 +38,15 @@ fn run(what: &str, function: &str, key: &str, fence: i64) -> Run {
 
 fn copy(id: &str, function: &str, reason: &str, event: &str) -> Copy {
     Copy { id: id.to_owned(), function: function.to_owned(), reason: reason.to_owned(), event: event.to_owned() }
+}
+
+fn request(correlation: &str, function: &'static str, key: &str) -> Request {
+    Request { correlation: correlation.to_owned(), function, key: key.to_owned() }
+}
+
+fn answer(message: &str, correlation: &str, body: &str) -> Answer {
+    let (message, correlation, body) = (message.to_owned(), correlation.to_owned(), body.to_owned());
+    Answer { message, correlation, status: "succeeded".to_owned(), body }
 }
 
 /// A run in which everything went as it must: a payment on its second attempt, an order and its shipment, a count, a
@@ -86,6 +96,8 @@ fn good() -> Books {
             run("begin", "stock", "/soak e2", 1),
             run("set", "stock", "/soak e2", 1),
         ],
+        requests: vec![request("c0", "pay", "/soak e0"), request("c1", "pay", "/soak e0")],
+        answers: vec![answer("m0", "c0", r#"{"fence":2}"#), answer("m1", "c1", r#"{"fence":2}"#)],
         state: [("counter-3".to_owned(), Some(1)), ("fence /soak e2".to_owned(), Some(1))].into(),
         ..Books::default()
     }
@@ -106,8 +118,8 @@ fn good_books_are_not_found_fault_with() {
 
 #[test]
 fn an_event_without_its_end_is_lost() {
-    use Judgement::{Lost, StrangeEffect};
-    assert_eq!(spoiled(|books| drop(books.rows.remove(0))), [Lost, StrangeEffect].into());
+    use Judgement::{Answers, Lost, StrangeEffect};
+    assert_eq!(spoiled(|books| drop(books.rows.remove(0))), [Answers, Lost, StrangeEffect].into());
     assert_eq!(spoiled(|books| books.planned.push(planned(9, "slow", End::Succeeded))), [Lost].into());
     assert!(spoiled(|books| books.rows[0].state = "dead".to_owned()).contains(&Lost));
     assert!(spoiled(|books| books.rows[4].state = "succeeded".to_owned()).contains(&Lost));
@@ -223,4 +235,16 @@ fn strangers_and_bad_ends_are_found() {
     assert_eq!(spoiled(stranger), [MissingEffect, Stranger].into());
     assert_eq!(spoiled(|books| books.faulty.push("it panicked".to_owned())), [Dispatcher].into());
     assert_eq!(spoiled(|books| books.differences.push("{}".to_owned())), [Judgement::Audit].into());
+}
+
+#[test]
+fn every_request_must_have_the_answer_that_is_stored() {
+    use Judgement::Answers;
+    assert_eq!(spoiled(|books| drop(books.answers.pop())), [Answers].into());
+    assert_eq!(spoiled(|books| books.answers[1].body = r#"{"fence":1}"#.to_owned()), [Answers].into());
+    assert_eq!(spoiled(|books| books.answers[1].status = "dead".to_owned()), [Answers].into());
+    assert_eq!(spoiled(|books| books.answers[1].correlation = "c9".to_owned()), [Answers].into());
+    assert_eq!(spoiled(|books| books.rows[0].result = None), [Answers].into());
+    // Sent twice after a crash, with the same bytes.
+    assert_eq!(spoiled(|books| books.answers.push(answer("m2", "c1", r#"{"fence":2}"#))), [].into());
 }

@@ -34,10 +34,14 @@ pub enum Plant {
     MissingLetter,
     /// Redis counts one more.
     OtherCounter,
+    /// An answer has not come.
+    MissingAnswer,
+    /// The ledger has another result than was answered.
+    OtherResult,
 }
 
 impl Plant {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::LostEvent,
         Self::DeletedRow,
         Self::DeletedEffect,
@@ -52,6 +56,8 @@ impl Plant {
         Self::MissingCopy,
         Self::MissingLetter,
         Self::OtherCounter,
+        Self::MissingAnswer,
+        Self::OtherResult,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -70,6 +76,8 @@ impl Plant {
             Self::MissingCopy => "missing-copy",
             Self::MissingLetter => "missing-letter",
             Self::OtherCounter => "other-counter",
+            Self::MissingAnswer => "missing-answer",
+            Self::OtherResult => "other-result",
         }
     }
 
@@ -89,7 +97,10 @@ impl Plant {
         );
         let sql = match self {
             // The publisher and the reader do these.
-            Self::LostEvent | Self::OtherCounter => return Ok(()),
+            Self::LostEvent | Self::OtherCounter | Self::MissingAnswer => return Ok(()),
+            Self::OtherResult => "update weft.invocation set result = '{}'::bytea where function = 'flaky' and key = \
+                 (select min(key) from weft.invocation where function = 'flaky' and state = 'succeeded')"
+                .to_owned(),
             Self::DeletedRow => format!("delete from weft.invocation where function = 'pay' and key = {one_payment}"),
             Self::DeletedEffect => format!("delete from effects where function = 'pay' and key = {one_payment}"),
             Self::DoubleEffect => {

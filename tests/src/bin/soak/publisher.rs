@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::stand::Stand;
-use crate::workload::{Batch, Planned, Workload};
+use crate::workload::{Batch, Planned, Request, Workload};
 
 /// How long one `weft publish` may take; a broker in alarm holds it up.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -21,6 +21,8 @@ pub struct Published {
     /// Messages: events, duplicates and other payloads; without those that were sent again for want of a confirm.
     pub messages: usize,
     pub duplicates: usize,
+    /// Who waits for an answer.
+    pub requests: Vec<Request>,
     /// Tries of a batch that were not confirmed: each may have published a part of it.
     pub unconfirmed: usize,
 }
@@ -53,6 +55,7 @@ pub async fn run(stand: Arc<Stand>, seed: u64, rate: u32, length: Duration, leav
 fn count(published: &mut Published, batch: Batch) {
     published.messages += batch.fresh.len() + batch.again.len();
     published.duplicates += batch.duplicates;
+    published.requests.extend(batch.requests);
     published.events.extend(batch.fresh);
 }
 

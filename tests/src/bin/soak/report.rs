@@ -53,6 +53,21 @@ fn attempts(books: &Books) -> Attempts {
     counted
 }
 
+/// Answers beyond the first for an invocation: stored results that were handed out again.
+fn replays(books: &Books) -> usize {
+    let asked: BTreeMap<&str, (&str, &str)> = books
+        .requests
+        .iter()
+        .map(|request| (request.correlation.as_str(), (request.function, request.key.as_str())))
+        .collect();
+    let answered: BTreeMap<&str, &(&str, &str)> = books
+        .answers
+        .iter()
+        .filter_map(|answer| Some((answer.correlation.as_str(), asked.get(answer.correlation.as_str())?)))
+        .collect();
+    answered.len() - answered.values().collect::<BTreeSet<_>>().len()
+}
+
 impl Run<'_> {
     fn faults_by_kind(&self) -> BTreeMap<String, usize> {
         let mut kinds = BTreeMap::new();
@@ -116,6 +131,8 @@ impl Run<'_> {
             "attempts": attempts.all,
             "further_attempts": attempts.more,
             "takeovers": attempts.takeovers,
+            "answers": self.books.answers.len(),
+            "replays": replays(self.books),
             "late_beginnings": attempts.late,
             "restarts": self.restarts,
             "faults": self.faults.iter().filter(|fault| fault.hit).count(),
@@ -152,6 +169,8 @@ impl Run<'_> {
         line("effects", self.books.effects.len().to_string());
         line("attempts", format!("{}, {} of them further ones", attempts.all, attempts.more));
         line("takeovers", attempts.takeovers.to_string());
+        line("answers", self.books.answers.len().to_string());
+        line("replays", replays(self.books).to_string());
         line("late beginnings", attempts.late.to_string());
         line("dispatcher restarts", self.restarts.to_string());
         line("healed after", format!("{:.1} s", self.healing.as_secs_f64()));
@@ -202,7 +221,28 @@ impl Run<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::books;
+    use crate::{books, workload};
+
+    #[test]
+    fn a_result_that_is_handed_out_again_is_a_replay_and_an_answer_sent_twice_is_none() {
+        let request = |correlation: &str, key: &str| workload::Request {
+            correlation: correlation.to_owned(),
+            function: "pay",
+            key: key.to_owned(),
+        };
+        let answer = |message: &str, correlation: &str| books::Answer {
+            message: message.to_owned(),
+            correlation: correlation.to_owned(),
+            status: "succeeded".to_owned(),
+            body: "{}".to_owned(),
+        };
+        let books = Books {
+            requests: vec![request("c1", "a"), request("c2", "a"), request("c3", "b"), request("c4", "c")],
+            answers: vec![answer("1", "c1"), answer("2", "c2"), answer("3", "c2"), answer("4", "c3")],
+            ..Books::default()
+        };
+        assert_eq!(replays(&books), 1);
+    }
 
     #[test]
     fn takeovers_and_late_beginnings_are_counted() {

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::json;
 use weft_tests::{PrivatePostgres, PrivateRabbit, PrivateRedis, Process, ProcessBuilder, Proxy, Vhost};
 
 use crate::schedule::Server;
@@ -73,6 +74,7 @@ impl Stand {
             programs,
         };
         stand.sql(EFFECTS).await?;
+        stand.vhost.declare_queue(workload::ANSWERS, json!({ "x-queue-type": "quorum" })).await;
         Ok(stand)
     }
 

@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use fastrand::Rng;
 use serde_json::{Value, json};
 
+/// The queue that the answers go to.
+pub const ANSWERS: &str = "answers";
+
 /// The CloudEvents source of every event.
 pub const SOURCE: &str = "/soak";
 
@@ -55,6 +58,14 @@ pub fn key(id: &str) -> String {
     format!("{SOURCE} {id}")
 }
 
+/// Somebody who waits for an answer: an event that must succeed, or its duplicate. Each asks for itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub correlation: String,
+    pub function: &'static str,
+    pub key: String,
+}
+
 /// What is published together.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch {
@@ -64,6 +75,8 @@ pub struct Batch {
     pub again: Vec<String>,
     /// How many of `again` are duplicates.
     pub duplicates: usize,
+    /// Those of `fresh` and of `again` that want an answer.
+    pub requests: Vec<Request>,
 }
 
 impl Batch {
@@ -85,7 +98,9 @@ const RECENT: usize = 400;
 pub struct Workload {
     rng: Rng,
     next: u64,
-    recent: VecDeque<String>,
+    recent: VecDeque<Planned>,
+    /// How many requests there were: the correlation id of the next.
+    asked: u64,
     /// Other payloads, with the number of batches until they are published.
     later: VecDeque<(u32, String)>,
 }
@@ -96,6 +111,7 @@ impl Workload {
             rng: Rng::with_seed(seed ^ 0xe7_e2_75),
             next: 0,
             recent: VecDeque::with_capacity(RECENT),
+            asked: 0,
             later: VecDeque::new(),
         }
     }
@@ -105,9 +121,10 @@ impl Workload {
         let mut batch = Batch::default();
         for _ in 0..count {
             if self.rng.u32(..10) == 0
-                && let Some(line) = self.recent.get(self.rng.usize(..self.recent.len().max(1)))
+                && let Some(event) = self.recent.get(self.rng.usize(..self.recent.len().max(1)))
             {
-                batch.again.push(line.clone());
+                let event = event.clone();
+                batch.again.push(self.asking(&event, &mut batch.requests).line);
                 batch.duplicates += 1;
             }
             let event = self.event();
@@ -115,12 +132,25 @@ impl Workload {
                 if self.recent.len() == RECENT {
                     self.recent.pop_front();
                 }
-                self.recent.push_back(event.line.clone());
+                self.recent.push_back(event.clone());
             }
-            batch.fresh.push(event);
+            batch.fresh.push(self.asking(&event, &mut batch.requests));
         }
         batch.again.extend(self.due());
         batch
+    }
+
+    /// The event as a request, if it must succeed.
+    fn asking(&mut self, event: &Planned, requests: &mut Vec<Request>) -> Planned {
+        let mut event = event.clone();
+        if event.end == End::Succeeded {
+            let correlation = format!("c{}", self.asked);
+            self.asked += 1;
+            let with = format!("{{\"reply_to\":\"{ANSWERS}\",\"correlation_id\":\"{correlation}\",");
+            event.line = event.line.replacen('{', &with, 1);
+            requests.push(Request { correlation, function: event.function, key: event.key() });
+        }
+        event
     }
 
     /// Other payloads that are due.
@@ -242,6 +272,22 @@ mod tests {
         let mut ends: BTreeMap<End, usize> = BTreeMap::new();
         events.iter().for_each(|event| *ends.entry(event.end).or_default() += 1);
         assert_eq!(ends.len(), 6, "{ends:?}");
+    }
+
+    #[test]
+    fn every_event_that_must_succeed_asks_and_so_does_each_duplicate_for_itself() {
+        let mut workload = Workload::new(2);
+        let batches: Vec<_> = (0..30).map(|_| workload.batch(50)).collect();
+        let requests: Vec<_> = batches.iter().flat_map(|batch| &batch.requests).collect();
+        let asking = |line: &&String| line.contains(r#""reply_to":"answers""#);
+        let lines = batches.iter().flat_map(|batch| batch.fresh.iter().map(|event| &event.line).chain(&batch.again));
+        assert_eq!(lines.filter(asking).count(), requests.len());
+        let correlations: BTreeSet<_> = requests.iter().map(|request| &request.correlation).collect();
+        assert_eq!(correlations.len(), requests.len());
+        let keys: BTreeSet<_> = requests.iter().map(|request| &request.key).collect();
+        let succeeding = |event: &&Planned| event.end == End::Succeeded;
+        assert_eq!(keys.len(), batches.iter().flat_map(|batch| &batch.fresh).filter(succeeding).count());
+        assert!(requests.len() > keys.len() + 50, "{} requests for {} events", requests.len(), keys.len());
     }
 
     #[test]
