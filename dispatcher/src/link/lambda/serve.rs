@@ -6,9 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -19,14 +16,12 @@ use weft_schemas::{FunctionName, Outcome};
 
 use super::super::socket::{End, Read};
 use super::super::{FromWorker, Registered, WorkerId};
-use super::api::{Api, Said, State};
+use super::api::{Api, Said, State, connection};
 use super::machine::Machine;
 use super::{Current, Lambda, peer};
 
 /// Connections of one worker besides two for each slot: its extensions', and those that it forgot to close.
 const CONNECTIONS: usize = 64;
-/// The longest head of a request.
-const HEAD_BYTES: usize = 64 * 1024;
 /// How long a worker that said that it cannot start has to exit by itself.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// How long what a worker wrote before its end may take to be read: its sockets are closed, so there is nothing to wait for.
@@ -181,7 +176,10 @@ impl Server {
                 let registered = Registered { any: true, ..Registered::default() };
                 self.tell(FromWorker::Ready { registered, init }).await
             }
-            Said::Worker(said) => self.tell(said).await,
+            Said::Outcome { id, outcome, taken_us } => {
+                let said = FromWorker::Outcome { id, outcome, emits: Vec::new(), entered_us: Some(taken_us) };
+                self.tell(said).await
+            }
             Said::InitFailed(why) => {
                 let until = tokio::time::Instant::now() + EXIT_GRACE;
                 self.failed.get_or_insert((why, until));
@@ -247,15 +245,8 @@ impl Server {
             if !is_of(user, from, ours).await {
                 return;
             }
-            let service = service_fn(move |request| {
-                let api = Arc::clone(&api);
-                async move { Ok::<_, std::convert::Infallible>(api.handle(request).await) }
-            });
-            let mut server = http1::Builder::new();
-            // No limit of time for a head: a client's idle connection would be closed under its next request.
-            server.title_case_headers(true).auto_date_header(false).max_buf_size(HEAD_BYTES);
             // Ends with an error when the worker breaks a connection off, which is its own affair.
-            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            let _ = connection(api, stream).await;
         });
     }
 
