@@ -122,7 +122,8 @@ impl Instance {
     pub(crate) fn spawn(&self) -> Result<(), Error> {
         use std::os::unix::process::CommandExt;
         let mut child = self.child();
-        if child.is_some() {
+        // One that has ended by itself may start again.
+        if child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None))) {
             return Err(Error::new(format!("{} runs already", self.name)));
         }
         let doing = || format!("starting {}", self.name);

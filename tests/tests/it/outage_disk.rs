@@ -118,3 +118,61 @@ async fn a_full_disk_under_postgres_is_told_and_everything_goes_on_when_there_is
     drop(postgres);
     drop(disk);
 }
+
+/// Postgres cannot go on without room for its own log (WAL): it panics and cannot start. Nothing else may end with it.
+#[tokio::test]
+async fn a_full_disk_under_the_log_of_postgres_ends_the_server_and_loses_nothing() {
+    let postgres = PrivatePostgres::start().await;
+    let ledger = postgres.database().await;
+    postgres.stop().await;
+    let log = postgres.folder().join("data").join("pg_wal");
+    let kept = postgres.folder().join("pg_wal");
+    let copied = std::process::Command::new("cp").arg("-a").args([&log, &kept]).status().unwrap();
+    assert!(copied.success());
+    let disk = SmallDisk::mount(&log, 64);
+    let copied = std::process::Command::new("cp").args(["-a", "-T"]).args([&kept, &log]).status().unwrap();
+    assert!(copied.success());
+    postgres.start_again().await;
+
+    let (vhost, redis) = tokio::join!(weft_tests::rabbitmq(), weft_tests::redis());
+    let stage = Stage::with(Place::Real { vhost: Box::new(vhost), ledger: ledger.clone(), state: redis.url });
+    let stage = stage.manifest(MANIFEST);
+    let mut dispatcher = stage.start(&[]).await;
+    let admin = admin(&mut dispatcher).await;
+    let (file, begun) = (stage.path("go"), stage.path("runs"));
+    stage.publish("t.wait", "held", &json!({ "file": file, "runs": begun })).await;
+    runs_reach(&begun, 1).await;
+    stage.publish("t.noop", "first", &json!({})).await;
+    stage.invocations_in("noop", "succeeded", 1).await;
+
+    disk.fill();
+    // Each switch begins a new file, until one finds no room.
+    let switch = "create table if not exists filler (n int); insert into filler values (1); select pg_switch_wal()";
+    poll("Postgres has ended", LIMIT, || async {
+        match sql(&ledger, switch).await {
+            Ok(_) => Err("it still writes".to_owned()),
+            Err(_) if postgres.is_running() => Err("it tries to recover".to_owned()),
+            Err(_) => Ok(()),
+        }
+    })
+    .await;
+    // The handler ends, and more comes in, while there is no ledger.
+    std::fs::write(&file, "").unwrap();
+    for id in ["while-1", "while-2"] {
+        stage.publish("t.noop", id, &json!({})).await;
+    }
+    ledger_is(&admin, false).await;
+
+    disk.free();
+    postgres.start_again().await;
+    ledger_is(&admin, true).await;
+    let ended = stage.invocations_in("noop", "succeeded", 3).await;
+    assert!(ended.iter().all(|invocation| invocation["attempt"] == 1), "it cost no attempt: {ended:?}");
+    stage.invocations_in("wait", "succeeded", 1).await;
+    for function in ["noop", "wait"] {
+        stage.queue_empty(function).await;
+    }
+    stop(dispatcher).await;
+    drop(postgres);
+    drop(disk);
+}
