@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::run;
 
 /// Every target; `fuzz/Cargo.toml` names the same (a test compares).
-pub const TARGETS: [&str; 3] = ["event", "frame", "manifest"];
+pub const TARGETS: [&str; 4] = ["event", "frame", "manifest", "runtime"];
 
 /// What makes libFuzzer see which branches an input takes.
 const COVERAGE: &str = "-Cpasses=sancov-module \

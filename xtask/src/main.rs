@@ -19,7 +19,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 cargo xtask test [--no-install] [FILTER…]   every test of the workspace, on real servers
 cargo xtask check                           format, lints, architecture, dependency rules
-cargo xtask fuzz [--seconds N] [TARGET…]     event, frame and manifest on hostile input
+cargo xtask fuzz [--seconds N] [TARGET…]     event, frame, manifest and runtime on hostile input
 cargo xtask soak [--minutes N] [--seed S]   random faults to everything, and a judge; see docs/soak.md
 cargo xtask clients                         what the tests need of PyPI and npm, in target/clients/
 cargo xtask arch                            who may depend on whom";
