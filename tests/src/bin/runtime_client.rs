@@ -230,6 +230,22 @@ fn one(
             }
         }
         "two_next" => seen.push(json!(next()?.header("lambda-runtime-aws-request-id") == id)),
+        "two_waiting" => {
+            post(&response, b"1")?;
+            // Each waits on a connection of its own until it is given something.
+            let wait = |question: u64| -> std::io::Result<()> {
+                let invocation = next()?;
+                let id = invocation.header("lambda-runtime-aws-request-id");
+                post(&format!("/invocation/{id}/response"), question.to_string().as_bytes())?;
+                Ok(())
+            };
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| wait(2));
+                let this = wait(1);
+                this.and(other.join().unwrap_or(Ok(())))
+            })?;
+            return Ok(None);
+        }
         "streamed" => {
             let head = format!(
                 "POST {} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: Lambda-Runtime-Function-Error-Type\r\n\
@@ -255,7 +271,8 @@ fn one(
             std::thread::park();
         },
         "flood" => {
-            let line = format!("{}\n", "x".repeat(1023));
+            let end = if ask["one_line"] == true { "x" } else { "\n" };
+            let line = format!("{}{end}", "x".repeat(1023));
             let mut stdout = std::io::stdout().lock();
             for _ in 0..ask["kib"].as_u64().unwrap_or(0) {
                 stdout.write_all(line.as_bytes())?;

@@ -20,11 +20,21 @@ init_timeout = "1s"
 retry = { attempts = 2, crashes = 2, backoff = { first = "10ms", max = "10ms" } }
 terminal_errors = ["ValidationError"]
 
+[functions.loud]
+runtime = "lambda"
+command = ["CLIENT"]
+events = ["loud.*"]
+timeout = "2s"
+retry = { attempts = 1 }
+
 [functions.beside]
 runtime = "lambda"
 command = ["CLIENT"]
 events = ["beside.*"]
 "#;
+
+/// What a dispatcher may take for two workers that print a gigabyte each; an unoptimised one that begins to work takes half.
+const FLOOD_MEMORY: u64 = 64 << 20;
 
 fn with_init(stage: Stage, init: &str) -> Stage {
     let text = MANIFEST.replace("CLIENT", env!("CARGO_BIN_EXE_weft-test-runtime-client")).replace("HOW", init);
@@ -169,6 +179,19 @@ async fn a_second_question_before_the_answer_gets_the_same_invocation() {
 }
 
 #[tokio::test]
+async fn of_two_questions_that_wait_each_gets_an_invocation_of_its_own() {
+    let stage = stage();
+    let dispatcher = stage.start(&[]).await;
+    assert_eq!(result(&stage, "first", &json!({ "do": "two_waiting" })).await, 1);
+    let mut questions =
+        [result(&stage, "one", &json!({})).await.as_u64(), result(&stage, "two", &json!({})).await.as_u64()];
+    questions.sort_unstable();
+    assert_eq!(questions, [Some(1), Some(2)]);
+    assert!(result(&stage, "then", &json!({})).await["process"].is_u64());
+    ended_well(dispatcher, &[]).await;
+}
+
+#[tokio::test]
 async fn a_streamed_response_is_kept_whole_and_one_that_fails_half_way_is_an_error() {
     let stage = stage();
     let dispatcher = stage.start(&[]).await;
@@ -230,19 +253,33 @@ async fn a_worker_that_goes_wrong_costs_its_own_attempt_on_rabbitmq() {
     a_worker_that_goes_wrong_costs_its_own_attempt(with_init(Stage::real().await, "no")).await;
 }
 
+/// In bytes: a line of a process's status.
+fn memory(pid: u32, line: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let kib = status.lines().find_map(|found| found.strip_prefix(line)).unwrap();
+    kib.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
 #[tokio::test]
-async fn a_worker_that_prints_without_end_costs_its_own_attempt() {
+async fn workers_that_print_without_end_cost_their_own_attempts_and_little_memory() {
     let stage = stage();
     let dispatcher = stage.start(&[]).await;
-    // A gigabyte: more than is read of a worker before its deadline.
-    ask(&stage, "flood", &json!({ "do": "flood", "kib": 1 << 20 })).await;
+    let pid = dispatcher.pid().unwrap();
+    let before = memory(pid, "VmRSS:");
+    // A gigabyte each, in lines and in one: more than is read of a worker before its deadline.
+    stage.publish("raw.event", "lines", &json!({ "do": "flood", "kib": 1 << 20 })).await;
+    stage.publish("loud.event", "one-line", &json!({ "do": "flood", "kib": 1 << 20, "one_line": true })).await;
     let beside = async {
         stage.publish("beside.event", "beside", &json!({})).await;
         in_state(&stage, "beside", "succeeded").await
     };
-    let (letter, beside) = tokio::join!(letter(&stage, "flood"), beside);
-    assert!(letter.to_string().contains("TimedOut"), "{letter:#}");
-    assert_eq!(beside["attempt"], 1);
+    let (lines, one, beside) = tokio::join!(letter(&stage, "lines"), letter(&stage, "one-line"), beside);
+    for letter in [lines, one] {
+        assert!(letter.to_string().contains("TimedOut"), "{letter:#}");
+    }
+    assert_eq!((&beside["attempt"], &beside["crashes"]), (&json!(1), &json!(0)), "{beside:#}");
+    let grown = memory(pid, "VmHWM:").saturating_sub(before);
+    assert!(grown < FLOOD_MEMORY, "{grown} bytes were taken for what workers print");
     assert!(result(&stage, "then", &json!({})).await["process"].is_u64());
     ended_well(dispatcher, &["worker ignores the deadline", "worker writes too much", "worker output dropped"]).await;
 }
@@ -253,6 +290,9 @@ async fn a_failed_start_is_tried_again(stage: Stage, init: &str, reason: &str) {
     let stage = with_init(stage, &format!("{init} {go}"));
     let mut dispatcher = stage.start(&[]).await;
     ask(&stage, "waits", &json!({})).await;
+    stage.publish("beside.event", "beside", &json!({})).await;
+    let beside = in_state(&stage, "beside", "succeeded").await;
+    assert_eq!((&beside["attempt"], &beside["crashes"]), (&json!(1), &json!(0)), "{beside:#}");
     let line = dispatcher.wait_for_line("worker did not start", LIMIT).await;
     assert!(line.contains(reason), "{line}");
     std::fs::write(&go, "").unwrap();

@@ -5,7 +5,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use weft_tests::{Process, poll};
 
-use crate::system_stage::{LIMIT, Stage, complaints, record, runs_reach, stop};
+use crate::system_stage::{LIMIT, Stage, children, complaints, record, runs_reach, started, stop};
+use crate::system_telemetry::{Span, Spans, receiver};
 
 const PYTHON: &str = r#"
 import json, os, time
@@ -28,7 +29,7 @@ def handler(event, context):
     if what == "hang":
         time.sleep(3600)
     left = context.get_remaining_time_in_millis()
-    assert 0 < left <= 3000, left
+    assert 0 < left <= 2000, left
     return {
         "id": event["id"], "function": context.function_name, "trace": os.environ.get("_X_AMZN_TRACE_ID"),
         "request": context.aws_request_id, "runs": count,
@@ -49,7 +50,8 @@ const MANIFEST: &str = r#"
 runtime = "lambda"
 command = COMMAND
 events = ["orders.*"]
-timeout = "3s"
+timeout = "2s"
+keep_alive = "1s"
 slots = 1
 env = { ENVIRONMENT }
 retry = { attempts = 2, backoff = { first = "10ms", max = "10ms" } }
@@ -136,9 +138,12 @@ async fn ended_well(dispatcher: Process, expected: &[&str]) -> Vec<String> {
 
 /// What holds for a function in any language. `words`: what its error says in the dead letter.
 async fn it_works_as_a_native_handler_does(stage: Stage, words: &[&str]) {
-    let dispatcher = stage.start(&[]).await;
+    let (endpoint, received) = receiver().await;
+    let dispatcher = started(stage.dispatcher(&[]).env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)).await;
 
     // It starts from zero, and finds its trace.
+    let pid = dispatcher.pid().unwrap();
+    assert_eq!(children(pid).len(), 0, "nothing has come yet");
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let event = json!({
         "specversion": "1.0", "type": "orders.placed", "source": "/t", "id": "one",
@@ -177,7 +182,38 @@ async fn it_works_as_a_native_handler_does(stage: Stage, words: &[&str]) {
     assert!(letter(&stage, "five").await.contains("TimedOut"));
     ask(&stage, "six", "").await;
     in_state(&stage, "six", "succeeded").await;
-    ended_well(dispatcher, &["worker ignores the deadline"]).await;
+
+    // It goes back to zero, and comes up again.
+    poll("no worker is left", LIMIT, || async {
+        let left = children(pid);
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    })
+    .await;
+    ask(&stage, "seven", "").await;
+    in_state(&stage, "seven", "succeeded").await;
+    ended_well(dispatcher, &["worker ignores the deadline", "[runtime] "]).await;
+
+    // Its caller's trace goes on in the span of the one attempt that ran, which is what the function was told; and each
+    // further attempt says which one it follows.
+    let spans = Spans::of(&received);
+    let invoke = |process: &&Span| spans.children(process).into_iter().find(|span| span.span.name == "invoke orders");
+    let processed = spans.named(&format!("process {}", stage.queue("orders")));
+    let of_trace = processed.iter().filter(|process| hex(&process.span.trace_id) == trace);
+    let ran: Vec<_> = of_trace.filter_map(invoke).collect();
+    assert_eq!(ran.len(), 1, "{}", spans.tree());
+    let parent = format!("Parent={}", hex(&ran[0].span.span_id));
+    assert!(done["trace"].as_str().is_some_and(|it| it.contains(&parent)), "{parent} is not in {done:#}");
+    let failed: Vec<_> =
+        spans.named("invoke orders").into_iter().filter(|it| it.attribute("error.type").is_some()).collect();
+    let links: Vec<_> = processed.iter().flat_map(|process| &process.span.links).collect();
+    assert_eq!(links.len(), 3, "of the second attempts of three events:\n{}", spans.tree());
+    for link in links {
+        assert!(failed.iter().any(|it| it.span.span_id == link.span_id), "{}", spans.tree());
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 const PYTHON_WORDS: &[&str] = &["OutOfStock", "no stock of shoes", "app.py", "in handler", "raise OutOfStock"];
@@ -212,6 +248,22 @@ async fn a_rust_function_works_as_a_native_handler_does_embedded() {
 #[tokio::test]
 async fn a_rust_function_works_as_a_native_handler_does_on_rabbitmq() {
     it_works_as_a_native_handler_does(rust(Stage::real().await, ""), RUST_WORDS).await;
+}
+
+/// The same, with the client's graceful shutdown: an extension of its own.
+fn graceful(stage: Stage) -> Stage {
+    let environment = format!("TEST_SHUTDOWN = {:?}", stage.path("ended").display().to_string());
+    rust(stage, &environment)
+}
+
+#[tokio::test]
+async fn a_rust_function_that_ends_gracefully_works_as_a_native_handler_does_embedded() {
+    it_works_as_a_native_handler_does(graceful(Stage::embedded()), RUST_WORDS).await;
+}
+
+#[tokio::test]
+async fn a_rust_function_that_ends_gracefully_works_as_a_native_handler_does_on_rabbitmq() {
+    it_works_as_a_native_handler_does(graceful(Stage::real().await), RUST_WORDS).await;
 }
 
 #[tokio::test]

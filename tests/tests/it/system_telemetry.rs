@@ -36,13 +36,13 @@ events = ["fail.event"]
 
 /// A span, and the service that made it.
 #[derive(Debug, Clone)]
-struct Span {
+pub struct Span {
     service: String,
-    span: Exported,
+    pub span: Exported,
 }
 
 impl Span {
-    fn attribute(&self, name: &str) -> Option<String> {
+    pub fn attribute(&self, name: &str) -> Option<String> {
         let value = self.span.attributes.iter().find(|attribute| attribute.key == name)?.value.clone()?.value?;
         Some(match value {
             Any::StringValue(text) => text,
@@ -53,7 +53,7 @@ impl Span {
     }
 }
 
-type Received = Arc<Mutex<Vec<Span>>>;
+pub type Received = Arc<Mutex<Vec<Span>>>;
 
 async fn take(State(received): State<Received>, body: Bytes) -> StatusCode {
     let Ok(request) = ExportTraceServiceRequest::decode(body) else { return StatusCode::BAD_REQUEST };
@@ -71,7 +71,7 @@ async fn take(State(received): State<Received>, body: Bytes) -> StatusCode {
 }
 
 /// An OTLP/HTTP receiver on a free port.
-async fn receiver() -> (String, Received) {
+pub async fn receiver() -> (String, Received) {
     let received = Received::default();
     let app = Router::new().route("/v1/traces", post(take)).with_state(received.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -81,14 +81,14 @@ async fn receiver() -> (String, Received) {
 }
 
 /// Everything that was received, to be asked for its shape.
-struct Spans(Vec<Span>);
+pub struct Spans(Vec<Span>);
 
 impl Spans {
-    fn of(received: &Received) -> Self {
+    pub fn of(received: &Received) -> Self {
         Self(received.lock().unwrap().clone())
     }
 
-    fn named(&self, name: &str) -> Vec<&Span> {
+    pub fn named(&self, name: &str) -> Vec<&Span> {
         let mut found: Vec<_> = self.0.iter().filter(|span| span.span.name == name).collect();
         found.sort_by_key(|span| span.span.start_time_unix_nano);
         found
@@ -102,7 +102,7 @@ impl Spans {
         found[0]
     }
 
-    fn children(&self, parent: &Span) -> Vec<&Span> {
+    pub fn children(&self, parent: &Span) -> Vec<&Span> {
         let mut found: Vec<_> = self.0.iter().filter(|span| span.span.parent_span_id == parent.span.span_id).collect();
         found.sort_by_key(|span| span.span.start_time_unix_nano);
         found
@@ -123,7 +123,7 @@ impl Spans {
     }
 
     /// For the failure's text.
-    fn tree(&self) -> String {
+    pub fn tree(&self) -> String {
         let line = |span: &Span| {
             let ids = [&span.span.trace_id, &span.span.parent_span_id, &span.span.span_id];
             let [trace, parent, own] = ids.map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>());

@@ -344,4 +344,4 @@ impl Extension {
 
 #[cfg(test)]
 #[path = "machine_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -7,7 +7,7 @@ use weft_schemas::{Attempt, Epoch, Event, Fence, Key};
 
 use super::*;
 
-fn call(number: u64) -> Call {
+pub(crate) fn call(number: u64) -> Call {
     let event = Event {
         id: number.to_string(),
         source: "/t".into(),

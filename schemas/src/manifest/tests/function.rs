@@ -106,6 +106,7 @@ fn each_rule_of_a_function_has_its_fault() {
         ("event = \"aws:sqs\"", "event = \"aws:sqs\" is for Lambda functions"),
         ("runtime = \"lambda\"\nevent = \"aws:sqq\"", "write \"aws:sqs\""),
         ("runtime = \"lambda\"\nevent = \"aws:sns\"\nbatch = {}", "takes one event at a time"),
+        ("runtime = \"lambda\"\nevent = \"aws:eventbridge\"\nbatch = {}", "takes one event at a time"),
         ("terminal_errors = []", "terminal_errors in [functions.f] is empty"),
         ("slots = 0", "is 0, less than 1"),
         ("slots = -5", "is -5, less than 1"),

@@ -275,3 +275,6 @@ fn now_us() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Duration::try_from(now).map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests;
