@@ -21,6 +21,7 @@ use weft_schemas::{FunctionName, NodeName};
 
 use crate::admission::Admission;
 use crate::broker::{Broker, FunctionQueue, Names, Topology};
+use crate::function::Door;
 use crate::function::core::{Bounds, Core};
 use crate::function::rate;
 use crate::function::task::{Surroundings, run as run_function};
@@ -317,6 +318,7 @@ impl Dispatcher {
         background.spawn(shares.clone().run(stop.clone()));
         let code = self.follow_code(&mut background, stop.clone());
         let mut loops = JoinSet::new();
+        let mut served = Vec::new();
         for Prepared { function, program, admission } in &self.functions {
             let bounds = bounds(function, config);
             let queue = names.function(&function.name);
@@ -326,7 +328,9 @@ impl Dispatcher {
                 .await
                 .map_err(|error| report::broker(&error))?;
             let numbers = stats.functions().get(&function.name).cloned().unwrap_or_default();
-            let core = Core::new(Arc::clone(function), &config.prefix, admission.clone(), bounds, numbers);
+            let (door, callers) = Door::new();
+            let core = Core::new(Arc::clone(function), &config.prefix, admission.clone(), bounds, Arc::clone(&numbers));
+            served.push(http::Served::new(Arc::clone(function), admission.clone(), door, numbers));
             loops.spawn(run_function(
                 core,
                 Surroundings {
@@ -340,6 +344,7 @@ impl Dispatcher {
                     program: Arc::clone(program),
                     code: code.get(&function.name).cloned().unwrap_or_else(|| watch::channel(0).1),
                     start: self.start(function),
+                    callers,
                     relay: Arc::clone(&wake),
                     forwarder: Arc::clone(&forwarder),
                     stats: stats.clone(),
@@ -367,9 +372,7 @@ impl Dispatcher {
                     .await
                     .map_err(|error| report::broker(&error))?;
             background.spawn(open.clone().collect(arriving, stop.clone()));
-            let functions: Vec<_> =
-                self.functions.iter().map(|own| (Arc::clone(&own.function), own.admission.clone())).collect();
-            callers.spawn(front.serve(functions, open.clone(), shutdown.drain.clone()));
+            callers.spawn(front.serve(served, open.clone(), shutdown.drain.clone()));
             requests = Some(open);
         }
         tracing::info!(node = %config.node, functions = self.functions.len(), "taking events");
@@ -454,7 +457,7 @@ pub fn topology(prefix: &str, manifest: &Manifest) -> Topology {
 
 /// What a function takes from the broker at most: what it may run at once, and what its caps let start soon. The rest is
 /// better off with another dispatcher, or in the queue.
-fn prefetch(function: &Function, workers: u32, reserved: u32) -> u32 {
+pub(crate) fn prefetch(function: &Function, workers: u32, reserved: u32) -> u32 {
     let call = function.batch.map_or(1, |batch| batch.size);
     let mut most = function.slots.saturating_mul(workers).min(reserved).saturating_mul(call);
     if let Some(rate) = function.rate {

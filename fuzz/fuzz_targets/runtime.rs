@@ -18,6 +18,9 @@ mod answer;
 #[path = "../../dispatcher/src/link/lambda/api/mod.rs"]
 mod api;
 #[allow(dead_code)]
+#[path = "../../dispatcher/src/link/current.rs"]
+mod current;
+#[allow(dead_code)]
 #[path = "../../dispatcher/src/link/lambda/environment.rs"]
 mod environment;
 #[allow(dead_code)]
@@ -37,7 +40,8 @@ mod route;
 #[path = "runtime/worker.rs"]
 mod worker;
 
-use function::{Current, Lambda};
+use current::{Current, Seen, most_memory};
+use function::Lambda;
 use libfuzzer_sys::{Corpus, fuzz_target};
 use weft_schemas::shape::Shape;
 use worker::Worker;

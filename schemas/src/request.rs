@@ -19,6 +19,9 @@ pub const ATTEMPTS_EXTENSION: &str = "weftattempts";
 /// What the caller says of itself, as base64 of JSON: a Lambda function finds it in its context.
 pub const CLIENT_CONTEXT_EXTENSION: &str = "weftclientcontext";
 
+/// `tail`: the caller wants the last of what its invocation writes, and what it took of memory.
+pub const LOG_EXTENSION: &str = "weftlog";
+
 /// What kind of request an event is. The mark of a request is its type together with its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RequestKind {
@@ -73,6 +76,11 @@ pub fn most_attempts(event: &Event) -> Option<u32> {
     event.extensions.get(ATTEMPTS_EXTENSION)?.parse().ok().filter(|attempts| *attempts > 0)
 }
 
+/// Whether the caller of a request wants to see what its invocation writes.
+pub fn wants_log(event: &Event) -> bool {
+    RequestKind::of(event).is_some() && event.extensions.get(LOG_EXTENSION).is_some_and(|wanted| wanted == "tail")
+}
+
 /// What the caller of a request says of itself, as JSON in ASCII; `None`: nothing, or nothing that can be read.
 pub fn client_context(event: &Event) -> Option<String> {
     RequestKind::of(event)?;
@@ -125,6 +133,17 @@ mod tests {
         let mut event = RequestKind::Invoke.event("k", Bytes::from_static(b"1"), Timestamp::UNIX_EPOCH, true);
         event.source = "/shop".to_owned();
         assert_eq!((RequestKind::of(&event), most_attempts(&event)), (None, None));
+    }
+
+    #[test]
+    fn who_wants_to_see_the_log_is_told_by_a_mark_that_only_requests_have() {
+        let mut event = RequestKind::Invoke.event("k", Bytes::from_static(b"1"), Timestamp::UNIX_EPOCH, true);
+        let (digest, before) = (event.digest(), wants_log(&event));
+        event.extensions.insert(LOG_EXTENSION.to_owned(), "tail".to_owned());
+        assert_eq!((before, wants_log(&event)), (false, true));
+        assert_eq!(event.digest(), digest, "a repeat that wants to see more is the same request");
+        event.source = "/shop".to_owned();
+        assert!(!wants_log(&event));
     }
 
     #[test]

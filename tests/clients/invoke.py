@@ -69,9 +69,6 @@ seen["unknown"] = refused(lambdas.invoke, FunctionName="nobody")
 seen["no_json"] = refused(lambdas.invoke, FunctionName="wait", Payload=b"{")
 seen["too_large"] = refused(lambdas.invoke, FunctionName="wait", Payload=b" " * (6 * 1024 * 1024 + 1))
 seen["version"] = refused(lambdas.invoke, FunctionName="wait", Qualifier="7")
-seen["put_concurrency"] = refused(
-    lambdas.put_function_concurrency, FunctionName="wait", ReservedConcurrentExecutions=1
-)
 seen["wrong_secret"] = refused(client(secret="another").list_functions)
 seen["wrong_key"] = refused(client(access_key="SOMEBODY").list_functions)
 

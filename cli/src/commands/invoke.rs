@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
@@ -26,6 +28,12 @@ struct Answered {
 impl Answered {
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The last of its log; `None`: it was not run for this call.
+    fn log(&self) -> Option<String> {
+        let bytes = BASE64.decode(self.header("x-amz-log-result")?).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// A measure that is a number in a header.
@@ -58,12 +66,17 @@ pub async fn run(args: args::Invoke) -> Result<Exit, Report> {
             "billed_duration_ms": answered.measure("x-weft-billed-duration-ms"),
             "init_duration_ms": answered.measure("x-weft-init-duration-ms"),
             "memory_size_mb": answered.measure("x-weft-memory-size-mb"),
+            "max_memory_used_mb": answered.measure("x-weft-max-memory-used-mb"),
+            "log": answered.log(),
         }))?;
     } else {
         if !answered.body.is_empty() {
             show::line(&answered.body)?;
         }
-        eprintln!("{}", report_line(&answered));
+        match answered.log() {
+            Some(log) => eprint!("{log}"),
+            None => eprintln!("{}", report_line(&answered)),
+        }
     }
     if failed {
         let key = answered.header("x-weft-key").unwrap_or_default();
@@ -91,6 +104,9 @@ async fn call(args: &args::Invoke, address: &str, payload: Vec<u8>) -> Result<An
     }
     if args.asynchronous {
         request = request.header("x-amz-invocation-type", "Event");
+    }
+    if !args.asynchronous {
+        request = request.header("x-amz-log-type", "Tail");
     }
     if let Some(key) = &args.key {
         request = request.header("idempotency-key", format!("\"{key}\""));

@@ -108,6 +108,8 @@ pub struct Acks {
 pub enum AckCommand {
     Ack(Vec<DeliveryId>),
     Requeue(Vec<DeliveryId>),
+    /// Hand out so many at once at most; what was delivered stays ours to settle.
+    Prefetch(u16),
     /// Stop consuming; what was delivered stays ours to settle.
     Stop,
     /// Answers when every earlier command has been written out.
@@ -129,6 +131,11 @@ impl Acks {
     /// Hands back to the queue.
     pub fn requeue(&self, ids: Vec<DeliveryId>) {
         self.send(AckCommand::Requeue(ids));
+    }
+    /// Hands out so many unsettled deliveries at once at most from now on, 1 to 2,000. For a moment there may be as many as
+    /// before and as many as now, together.
+    pub fn prefetch(&self, most: u16) {
+        self.send(AckCommand::Prefetch(most));
     }
     /// Stops consuming; deliveries end once what the broker has already sent is out.
     pub fn stop(&self) {

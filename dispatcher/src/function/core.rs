@@ -24,6 +24,7 @@ use weft_schemas::frame::{InvocationId, Invoke};
 use weft_schemas::manifest::Function;
 use weft_schemas::{DeadLetter, ErrorInfo, Event, Fence, Key, Message, Reason};
 
+use super::callers::{CallId, Callers, Entry};
 use super::ordering::Lane;
 use super::outage::Outage;
 use super::rate::Pace;
@@ -33,7 +34,7 @@ use super::timer::Timer;
 use super::total::Held;
 use crate::admission::{Admission, Admitted};
 use crate::broker::{Counts, Delivery, DeliveryId, Names};
-use crate::link::{FromWorker, WorkerId};
+use crate::link::{FromWorker, Seen, WorkerId};
 use crate::scale::Wish;
 use crate::status::FunctionStats;
 
@@ -93,6 +94,15 @@ pub(crate) enum Input {
     Owner(Option<Owner>),
     /// The code of its workers is another one.
     CodeChanged,
+    /// A caller of this dispatcher wants to call it.
+    Call {
+        call: CallId,
+        key: Key,
+    },
+    /// A caller that was let in waits no more.
+    CallLeft(CallId),
+    /// `concurrency.reserved` is another one; `None`: there is none.
+    Reserve(Option<u32>),
     /// A timer is due.
     Tick,
     Drain,
@@ -115,6 +125,10 @@ pub(crate) enum Action {
     Ack(Vec<DeliveryId>),
     Requeue(Vec<DeliveryId>),
     StopConsuming,
+    /// Take so many deliveries at once at most.
+    Prefetch(u32),
+    /// Whether a call may be made.
+    Entry(CallId, Entry),
     /// Ask the broker what is behind the deliveries that are here.
     LookBehind,
     /// Ask the node for workers; it answers at once.
@@ -178,12 +192,14 @@ pub(crate) struct Invocation {
 }
 
 /// What an attempt took, as far as it is known.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Took {
     /// From the handler's entry to its answer.
     pub ran: Option<Duration>,
     /// The start of its worker, when it waited for that.
     pub init: Option<Duration>,
+    /// What was seen of it, when its caller asked for that.
+    pub seen: Option<Arc<Seen>>,
 }
 
 pub(crate) enum Phase {
@@ -342,6 +358,8 @@ pub(crate) struct Core {
     pub(super) scaling: Scaling,
     /// `None`: the function has no bound over all dispatchers.
     pub(super) permits: Option<Held>,
+    /// Who waits at this dispatcher for its answers.
+    pub(super) callers: Callers,
     /// By the ordering key; empty where the function has no order.
     pub(super) lanes: HashMap<String, Lane>,
     /// The newest generation of deliveries that was seen, where there are lanes.
@@ -402,6 +420,7 @@ impl Core {
             pace,
             scaling,
             permits,
+            callers: Callers::default(),
             lanes: HashMap::new(),
             lanes_of: 0,
             gather: None,
@@ -431,6 +450,9 @@ impl Core {
             Input::Granted(workers) => self.on_granted(workers),
             Input::Owner(owner) => self.on_owner(owner, now),
             Input::CodeChanged => self.replace_workers(),
+            Input::Call { call, key } => self.on_call(call, &key),
+            Input::CallLeft(call) => self.on_call_left(&call),
+            Input::Reserve(bound) => self.on_reserve(bound),
             Input::Tick => self.on_timers(now),
             Input::Drain => self.on_drain(now),
         }

@@ -1,11 +1,12 @@
 //! One function: from a delivery to its ack.
 //!
-//! [`task`] is the loop (select, handle, do); [`core`] the state it owns; [`intake`], [`placing`], [`scaling`], [`settling`], [`replies`], [`refused`],
-//! [`outage`], [`caps`], [`rate`], [`total`], [`batch`], [`ordering`], [`deadline`] and [`stopping`] the rules, with no I/O
+//! [`task`] is the loop (select, handle, do); [`core`] the state it owns; [`intake`], [`placing`], [`scaling`], [`settling`], [`replies`], [`callers`],
+//! [`refused`], [`outage`], [`caps`], [`rate`], [`total`], [`batch`], [`ordering`], [`deadline`] and [`stopping`] the rules, with no I/O
 //! in them.
 
 mod backlog;
 mod batch;
+mod callers;
 mod caps;
 pub(crate) mod core;
 mod deadline;
@@ -27,8 +28,11 @@ mod tests;
 mod timer;
 mod total;
 
+pub(crate) use self::callers::{Door, Entry};
 pub(crate) use self::core::Took;
-pub(crate) use self::replies::{DEAD, INIT_HEADER, RAN_HEADER, STATUS_HEADER, SUCCEEDED};
+pub(crate) use self::replies::{
+    DEAD, INIT_HEADER, LOG_HEADER, MEMORY_HEADER, RAN_HEADER, REQUEST_HEADER, STATUS_HEADER, SUCCEEDED,
+};
 
 /// The most events in one statement of the ledger.
 pub(crate) const BATCH: usize = 256;

@@ -34,6 +34,10 @@ pub(crate) enum Step {
         payload: bool,
     },
     PublishGarbage,
+    /// `concurrency.reserved` is changed while it runs.
+    Reserve {
+        bound: Option<u32>,
+    },
     Deliver {
         most: u8,
     },
@@ -160,6 +164,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Crash),
         1 => Just(Step::Change),
         1 => Just(Step::CodeChanged),
+        1 => prop::sample::select(vec![None, Some(1), Some(2)]).prop_map(|bound| Step::Reserve { bound }),
         1 => Just(Step::Drain),
         1 => Just(Step::EndDeliveries),
     ]

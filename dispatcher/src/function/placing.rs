@@ -1,5 +1,6 @@
 //! From a claim to a worker: slots, what workers answer, and what their end means.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use weft_ledger::Claim;
@@ -107,7 +108,7 @@ impl Core {
         self.next_invocation += 1;
         state.running.insert(id, key.clone());
         state.alone = alone;
-        invocation.took = Took { ran: None, init: state.init.filter(|_| cold) };
+        invocation.took = Took { init: state.init.filter(|_| cold), ..Took::default() };
         invocation.step = spans::invoke(&invocation.span, &self.function.name, key.as_str(), &claim, cold, worker);
         let invoke = Invoke {
             id,
@@ -147,6 +148,12 @@ impl Core {
                 self.look_at_condemned(id, now);
                 self.sample(&key, entered_us, last_of_call, now);
                 self.on_outcome(&key, outcome, emits, false, now);
+            }
+            FromWorker::Seen { id: invocation, seen } => {
+                let key = self.workers.get(&id).and_then(|worker| worker.running.get(&invocation));
+                if let Some(invocation) = key.and_then(|key| self.invocations.get_mut(key)) {
+                    invocation.took.seen = Some(Arc::new(seen));
+                }
             }
             FromWorker::Spans(spans) => self.actions.push(Action::ForwardSpans(spans)),
             FromWorker::Gone(ending) => self.on_gone(id, &ending, now),

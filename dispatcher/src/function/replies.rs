@@ -14,6 +14,7 @@ use weft_schemas::{DeadLetter, Digest, FunctionName, Key, Message, dead_letter, 
 
 use super::core::{Action, Core, Now, Took};
 use crate::broker::DeliveryId;
+use crate::link::Seen;
 
 /// Says how a request ended: [`SUCCEEDED`] or [`DEAD`].
 pub(crate) const STATUS_HEADER: &str = "weft-status";
@@ -23,6 +24,13 @@ pub(crate) const DEAD: &str = "dead";
 pub(crate) const RAN_HEADER: &str = "weft-ran-us";
 /// How long the worker took to start, in microseconds; where the attempt waited for that.
 pub(crate) const INIT_HEADER: &str = "weft-init-us";
+/// What the function calls its invocation, where it has a name of its own for it; with the next two, on the answer to a caller
+/// that asked for its log.
+pub(crate) const REQUEST_HEADER: &str = "weft-request";
+/// The last of what the attempt wrote.
+pub(crate) const LOG_HEADER: &str = "weft-log";
+/// The most memory that the worker's process ever held, in MiB.
+pub(crate) const MEMORY_HEADER: &str = "weft-memory-mib";
 /// A request that is put off until a retry is over comes back so long after it.
 const PUT_OFF: Duration = Duration::from_secs(1);
 
@@ -187,10 +195,22 @@ pub(super) fn refusal(
 }
 
 /// Adds what the attempt took to its own answer, for the caller; an answer that was stored has none.
-pub(super) fn measured(mut answer: OutboxMessage, took: Took) -> OutboxMessage {
+pub(super) fn measured(mut answer: OutboxMessage, took: &Took) -> OutboxMessage {
     for (name, duration) in [(RAN_HEADER, took.ran), (INIT_HEADER, took.init)] {
         if let Some(micros) = duration.and_then(|duration| i64::try_from(duration.as_micros()).ok()) {
             answer.message.headers.insert(name.to_owned(), HeaderValue::I64(micros));
+        }
+    }
+    if let Some(seen) = &took.seen {
+        let Seen { request, log, memory_mib } = &**seen;
+        let texts = [(REQUEST_HEADER, request.as_deref()), (LOG_HEADER, Some(log.as_str()))];
+        for (name, text) in texts {
+            if let Some(text) = text {
+                answer.message.headers.insert(name.to_owned(), text.into());
+            }
+        }
+        if let Some(mebibytes) = memory_mib.and_then(|mebibytes| i64::try_from(mebibytes).ok()) {
+            answer.message.headers.insert(MEMORY_HEADER.to_owned(), HeaderValue::I64(mebibytes));
         }
     }
     answer

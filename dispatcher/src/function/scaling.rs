@@ -71,8 +71,10 @@ impl Core {
         let look = self.look_behind(now);
         let (signals, over) = self.signals(now);
         let (least, rescheduled) = self.provisioned(now);
+        let least = self.within_reserved(least);
         let mut policy = self.policy(least);
         let foretold = self.expect(&signals, &mut policy, now);
+        policy.expected = self.within_reserved(policy.expected);
         let mut decision = scale::decide(now.mono, &signals, &policy, &self.scaling.memory);
         let wanted = Wish { guaranteed: least, demand: decision.demand, spare: decision.spare, ..Wish::default() };
         if self.bounds.shared {
@@ -198,6 +200,11 @@ impl Core {
         (known.invocations.div_ceil(slots), next)
     }
 
+    /// So many workers, but no more than `reserved` could fill.
+    pub(super) fn within_reserved(&self, workers: u32) -> u32 {
+        workers.min(self.bounds.reserved.div_ceil(self.function.slots.max(1)))
+    }
+
     /// Whether one more invocation may begin: `reserved` is kept to the invocation, not to the worker.
     pub(super) fn may_run_more(&self) -> bool {
         self.bounds.reserved == u32::MAX || count(self.used()) < self.bounds.reserved
@@ -271,6 +278,16 @@ impl Core {
         let mut order: Vec<_> = staying.map(|(&id, worker)| (rank(worker), id)).collect();
         order.sort_unstable();
         for (_, id) in order.into_iter().take(workers as usize) {
+            self.send_worker_home(id);
+        }
+    }
+
+    /// Stops idle workers, as far as there are more than so many.
+    pub(super) fn send_idle_home_beyond(&mut self, most: u32) {
+        let staying = self.workers.values().filter(|worker| worker.phase != WorkerPhase::Draining).count();
+        let idle: Vec<WorkerId> =
+            self.workers.iter().filter(|(_, worker)| worker.is_idle()).map(|(&id, _)| id).collect();
+        for id in idle.into_iter().take(staying.saturating_sub(most as usize)) {
             self.send_worker_home(id);
         }
     }

@@ -68,10 +68,10 @@ impl Core {
                 self.stats.add(&self.stats.succeeded);
                 spans::ack(&invocation.span, &self.queue);
                 let Outcome::Committed { result } = outcome else { return };
-                let (function, took) = (self.function.name.clone(), invocation.took);
+                let (function, took) = (self.function.name.clone(), invocation.took.clone());
                 let answered = self.forget(key, now);
                 let acks = self.answer(answered, |address| {
-                    Post::Message(Box::new(measured(success(&function, key, &result, &address), took)))
+                    Post::Message(Box::new(measured(success(&function, key, &result, &address), &took)))
                 });
                 if !acks.is_empty() {
                     self.actions.push(Action::Ack(acks));
@@ -192,10 +192,8 @@ impl Core {
                 let mut settle = settle.as_ref().clone();
                 if let Settlement::Succeeded { result, outbox, .. } = &mut settle.to {
                     let addresses = invocation.deliveries.iter().filter_map(|waiting| waiting.reply.as_deref());
-                    let took = invocation.took;
-                    outbox.extend(
-                        addresses.map(|address| measured(success(&self.function.name, &key, result, address), took)),
-                    );
+                    let (name, took) = (&self.function.name, &invocation.took);
+                    outbox.extend(addresses.map(|address| measured(success(name, &key, result, address), took)));
                 }
                 settles.push(settle);
                 if refused {
@@ -288,10 +286,10 @@ impl Core {
                 (self.put_off(answered, &message, carried.as_ref(), retry.due_in), true)
             }
             Settlement::Dead { letter, .. } => {
-                let took = invocation.took;
+                let took = invocation.took.clone();
                 let answered = self.ack_covered(key, now);
                 let acks = self.answer(answered, |address| {
-                    Post::Message(Box::new(measured(refusal(&function, Some(key), Some(&letter), &address), took)))
+                    Post::Message(Box::new(measured(refusal(&function, Some(key), Some(&letter), &address), &took)))
                 });
                 (acks, true)
             }

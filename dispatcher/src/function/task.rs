@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use weft_ledger::{InvocationQuery, Ledger, Owner};
 use weft_process::crash::{self, Point};
@@ -13,6 +13,7 @@ use weft_process::telemetry::Forwarder;
 use weft_schemas::frame::Start;
 use weft_schemas::manifest::Function;
 
+use super::callers::{CallId, Entry, FromCaller};
 use super::core::{Action, Burial, Core, Input, Now};
 use crate::broker::{Acks, Broker, Delivery, Health, Subscription};
 use crate::link::{FromWorker, Launch, Program, Worker, WorkerId};
@@ -38,6 +39,8 @@ pub(crate) struct Surroundings {
     pub code: watch::Receiver<u64>,
     /// What each worker is told first; its name is filled in here.
     pub start: Start,
+    /// What is said by those who call it.
+    pub callers: mpsc::UnboundedReceiver<FromCaller>,
     pub relay: Arc<Notify>,
     pub forwarder: Arc<Forwarder>,
     pub stats: Stats,
@@ -48,7 +51,9 @@ pub(crate) struct Surroundings {
 /// Runs one function until it is drained. Dropping the future kills its workers.
 pub(crate) async fn run(mut core: Core, around: Surroundings) {
     let mut hands = Hands::new(&around);
-    let Surroundings { subscription, broker, mut share, mut owner, mut code, shutdown, drain_limit, .. } = around;
+    let Surroundings {
+        subscription, broker, mut share, mut owner, mut code, mut callers, shutdown, drain_limit, ..
+    } = around;
     let Subscription { mut deliveries, acks: _ } = subscription;
     let mut open = true;
     let mut draining = false;
@@ -76,6 +81,7 @@ pub(crate) async fn run(mut core: Core, around: Surroundings) {
                 Ok(()) = owner.changed() => Input::Owner(owner.borrow_and_update().clone()),
                 Ok(()) = health.changed() => Input::Broker(answers(&health.borrow_and_update())),
                 Ok(()) = code.changed() => Input::CodeChanged,
+                Some(said) = callers.recv() => hands.hear(said),
                 granted = share.changed() => Input::Granted(granted),
                 Some((id, from)) = hands.from_workers.recv() => Input::Worker(id, from),
                 Some(answer) = hands.answers.join_next(), if !hands.answers.is_empty() => match answer {
@@ -160,6 +166,8 @@ struct Hands {
     to_loop: mpsc::Sender<(WorkerId, FromWorker)>,
     from_workers: mpsc::Receiver<(WorkerId, FromWorker)>,
     answers: JoinSet<Input>,
+    /// Callers that have yet to hear whether they may call: one, while its input is handled.
+    entering: HashMap<CallId, oneshot::Sender<Entry>>,
     /// Inputs that are known already.
     inputs: Vec<Input>,
 }
@@ -182,7 +190,19 @@ impl Hands {
             to_loop,
             from_workers,
             answers: JoinSet::new(),
+            entering: HashMap::new(),
             inputs: Vec::new(),
+        }
+    }
+
+    fn hear(&mut self, said: FromCaller) -> Input {
+        match said {
+            FromCaller::Enter { call, key, verdict } => {
+                self.entering.insert(call.clone(), verdict);
+                Input::Call { call, key }
+            }
+            FromCaller::Leave { call } => Input::CallLeft(call),
+            FromCaller::Reserve(bound) => Input::Reserve(bound),
         }
     }
 
@@ -241,6 +261,13 @@ impl Hands {
             Action::Ack(ids) => self.acks.ack(ids),
             Action::Requeue(ids) => self.acks.requeue(ids),
             Action::StopConsuming => self.acks.stop(),
+            Action::Prefetch(most) => self.acks.prefetch(u16::try_from(most).unwrap_or(u16::MAX)),
+            Action::Entry(call, entry) => {
+                if let Some(verdict) = self.entering.remove(&call) {
+                    // Who has gone away by now leaves of his own accord.
+                    let _ = verdict.send(entry);
+                }
+            }
             // The loop does that itself.
             Action::Wish(_) => {}
             Action::LookBehind => {

@@ -59,11 +59,6 @@ impl ApiError {
         Self::user(StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLargeException", message)
     }
 
-    /// What is asked for cannot be done here, whoever asks.
-    pub(super) fn fixed(message: impl Into<String>) -> Self {
-        Self::user(StatusCode::BAD_REQUEST, "OperationNotSupportedException", message)
-    }
-
     pub(super) fn slow() -> Self {
         let text = "the request's body did not arrive in time";
         Self::user(StatusCode::REQUEST_TIMEOUT, "RequestTimeoutException", text)
@@ -101,6 +96,9 @@ impl ApiError {
     pub(super) fn unanswered(error: &AskError, key: &str) -> Self {
         let again = format!("{error}; ask again with the same key ({key})");
         match error {
+            AskError::Throttled => {
+                Self::throttled("ReservedFunctionConcurrentInvocationLimitExceeded", "Rate Exceeded.", 1)
+            }
             AskError::Refused => Self::throttled("ConcurrentInvocationLimitExceeded", again, 1),
             AskError::Broker(_) | AskError::Stopping => {
                 Self { retry_after: Some(1), ..Self::service(StatusCode::SERVICE_UNAVAILABLE, again) }

@@ -1,5 +1,7 @@
 //! What the Invoke API says of functions: descriptions as AWS's clients read them, from the manifest.
 
+use std::sync::PoisonError;
+
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -14,6 +16,8 @@ use super::{Front, Served, parameter};
 /// Functions in one answer at most, and where nobody says.
 const PAGE: usize = 50;
 const PAGE_MOST: usize = 10_000;
+/// The largest bound of a function's concurrency; the manifest has the same.
+const RESERVED_MOST: u32 = 100_000;
 
 impl Front {
     /// The function that is named, in its one version.
@@ -52,9 +56,10 @@ impl Front {
     }
 
     pub(super) fn get(&self, named: &Named, query: &str) -> Result<Response, ApiError> {
-        let Served { function, .. } = self.served(named, query)?;
+        let served = self.served(named, query)?;
+        let function = &served.function;
         let mut body = json!({ "Configuration": self.configuration(function), "Code": {}, "Tags": {} });
-        if let (Some(reserved), Some(body)) = (function.concurrency.reserved, body.as_object_mut()) {
+        if let (Some(reserved), Some(body)) = (served.reserved(), body.as_object_mut()) {
             body.insert("Concurrency".to_owned(), json!({ "ReservedConcurrentExecutions": reserved }));
         }
         Ok(Json(body).into_response())
@@ -66,22 +71,26 @@ impl Front {
     }
 
     pub(super) fn get_concurrency(&self, named: &Named) -> Result<Response, ApiError> {
-        let Served { function, .. } = self.served(named, "")?;
         let mut body = Map::new();
-        if let Some(reserved) = function.concurrency.reserved {
+        if let Some(reserved) = self.served(named, "")?.reserved() {
             body.insert("ReservedConcurrentExecutions".to_owned(), reserved.into());
         }
         Ok(Json(Value::Object(body)).into_response())
     }
 
-    pub(super) fn put_concurrency(&self, named: &Named, _: &[u8]) -> Result<Response, ApiError> {
-        self.served(named, "")?;
-        Err(fixed())
+    /// Another bound than the manifest's, from now on: 0 lets nothing new begin.
+    pub(super) fn put_concurrency(&self, named: &Named, body: &[u8]) -> Result<Response, ApiError> {
+        let served = self.served(named, "")?;
+        let reserved = wanted_concurrency(body)?;
+        served.reserve(Some(reserved));
+        Ok(Json(json!({ "ReservedConcurrentExecutions": reserved })).into_response())
     }
 
+    /// The manifest's bound again.
     pub(super) fn delete_concurrency(&self, named: &Named) -> Result<Response, ApiError> {
-        self.served(named, "")?;
-        Err(fixed())
+        let served = self.served(named, "")?;
+        served.reserve(served.function.concurrency.reserved);
+        Ok(empty(StatusCode::NO_CONTENT))
     }
 
     fn configuration(&self, function: &Function) -> Value {
@@ -102,9 +111,28 @@ impl Front {
     }
 }
 
-/// The bounds of a function stand in its manifest.
-fn fixed() -> ApiError {
-    ApiError::fixed("the bound is the manifest's concurrency.reserved; change it there and start the dispatcher anew")
+impl Served {
+    /// `concurrency.reserved` as it is now.
+    fn reserved(&self) -> Option<u32> {
+        *self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reserve(&self, bound: Option<u32>) {
+        let mut now = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock, so that the loop hears of two in the order in which they are answered.
+        self.door.reserve(bound);
+        *now = bound;
+    }
+}
+
+/// The bound that a caller asks for.
+fn wanted_concurrency(body: &[u8]) -> Result<u32, ApiError> {
+    let body: Value =
+        serde_json::from_slice(body).map_err(|_| ApiError::content("Could not parse request body into json"))?;
+    let wanted = body.get("ReservedConcurrentExecutions").and_then(Value::as_u64);
+    wanted.and_then(|wanted| u32::try_from(wanted).ok()).filter(|wanted| *wanted <= RESERVED_MOST).ok_or_else(|| {
+        ApiError::parameter(format!("ReservedConcurrentExecutions is not a whole number from 0 to {RESERVED_MOST}"))
+    })
 }
 
 /// A function's name as clients of AWS know it, with the region and the account that stand for here.

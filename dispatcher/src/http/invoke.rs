@@ -10,15 +10,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use weft_schemas::request::CLIENT_CONTEXT_EXTENSION;
+use weft_schemas::request::{CLIENT_CONTEXT_EXTENSION, LOG_EXTENSION};
 use weft_schemas::{ErrorInfo, Reason, RequestKind};
 
 use super::call::{LATEST, Named};
 use super::error::ApiError;
 use super::functions::empty;
-use super::{Front, Served, Whole, key};
-use crate::function::Took;
+use super::{Front, Served, Whole, key, log};
 use crate::requests::{Answer, AskError, Request};
+use crate::status::Throttle;
 
 /// The largest payload of an invocation that nobody waits for, in bytes, as AWS has it.
 const MOST_ASYNC_BYTES: usize = 1 << 20;
@@ -58,7 +58,7 @@ impl Front {
         let name = key::given(&headers).map_err(ApiError::parameter)?.unwrap_or_else(|| id.clone());
         let request = served.invocation(&name, &headers, body, kind == Kind::RequestResponse)?;
         let key = request.key.clone();
-        let unanswered = |error: AskError| ApiError::unanswered(&error, &name);
+        let unanswered = |error: AskError| served.unanswered(&error, &name);
         let mut response = match kind {
             Kind::DryRun => empty(StatusCode::NO_CONTENT),
             Kind::Event => {
@@ -66,10 +66,10 @@ impl Front {
                 empty(StatusCode::ACCEPTED)
             }
             Kind::RequestResponse => {
-                let asked = self.requests.ask(seat, &request, served.limit()).await;
+                let asked = self.requests.ask(seat, &request, &served.door, served.limit()).await;
                 let (answer, took) = asked.map_err(unanswered)?;
                 let mut response = respond(answer, &id, served.function.timeout)?;
-                measure(&mut response, took, served.function.memory_bytes);
+                log::tell(&mut response, &took, &id, served.function.memory_bytes);
                 response
             }
         };
@@ -84,6 +84,14 @@ impl Served {
         self.function.timeout + self.function.init_timeout + MARGIN
     }
 
+    /// What the caller is told who has no answer.
+    pub(super) fn unanswered(&self, error: &AskError, name: &str) -> ApiError {
+        if matches!(error, AskError::Throttled) {
+            self.stats.throttled(Throttle::Reserved);
+        }
+        ApiError::unanswered(error, name)
+    }
+
     /// The request that a payload makes, checked as the function's own events are, so that a fault is the caller's to mend
     /// and no dead letter.
     fn invocation(&self, name: &str, headers: &HeaderMap, body: Bytes, waits: bool) -> Result<Request, ApiError> {
@@ -93,6 +101,9 @@ impl Served {
             return Err(ApiError::content(format!("Could not parse request body into json: at {place}")));
         }
         let mut event = RequestKind::Invoke.event(name, payload, Timestamp::now(), waits);
+        if log::is_wanted(headers)? && waits {
+            event.extensions.insert(LOG_EXTENSION.to_owned(), "tail".to_owned());
+        }
         if let Some(context) = client_context(headers)? {
             event.extensions.insert(CLIENT_CONTEXT_EXTENSION.to_owned(), context);
         }
@@ -148,19 +159,6 @@ fn respond(answer: Answer, id: &str, timeout: Duration) -> Result<Response, ApiE
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     put(&mut response, "x-amz-executed-version", LATEST);
     Ok(response)
-}
-
-/// What AWS tells in the log's REPORT line alone.
-fn measure(response: &mut Response, took: Took, memory_bytes: u64) {
-    let millis = |duration: Duration| format!("{:.2}", duration.as_secs_f64() * 1e3);
-    if let Some(ran) = took.ran {
-        put(response, "x-weft-duration-ms", &millis(ran));
-        put(response, "x-weft-billed-duration-ms", &ran.as_micros().div_ceil(1_000).to_string());
-    }
-    if let Some(init) = took.init {
-        put(response, "x-weft-init-duration-ms", &millis(init));
-    }
-    put(response, "x-weft-memory-size-mb", &memory_bytes.div_ceil(1 << 20).to_string());
 }
 
 /// An error in the shape that AWS gives it.

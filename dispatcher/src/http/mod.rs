@@ -9,12 +9,13 @@ mod error;
 mod functions;
 mod invoke;
 mod key;
+mod log;
 mod sigv4;
 mod urls;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -37,8 +38,10 @@ pub use self::credentials::Credentials;
 use self::error::ApiError;
 pub use self::sigv4::{ToSign, sign};
 use crate::admission::Admission;
+use crate::function::Door;
 use crate::report;
 use crate::requests::{Requests, Seat};
+use crate::status::FunctionStats;
 
 /// The largest payload of a synchronous invocation, in bytes, as AWS has it.
 const MOST_BYTES: usize = 6 << 20;
@@ -93,16 +96,8 @@ impl Bound {
     }
 
     /// Serves until cancelled and until those under way have their answers.
-    pub(crate) async fn serve(
-        self,
-        functions: impl IntoIterator<Item = (Arc<Function>, Admission)>,
-        requests: Requests,
-        stop: CancellationToken,
-    ) {
-        let served = functions
-            .into_iter()
-            .map(|(function, admission)| (function.name.clone(), Served { function, admission }))
-            .collect();
+    pub(crate) async fn serve(self, functions: Vec<Served>, requests: Requests, stop: CancellationToken) {
+        let served = functions.into_iter().map(|served| (served.function.name.clone(), served)).collect();
         let Self { invoke, urls, credentials } = self;
         let address =
             |listener: &TcpListener| listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
@@ -141,9 +136,20 @@ async fn until(what: &'static str, listener: Option<TcpListener>, app: Router, s
 }
 
 /// A function as callers reach it.
-struct Served {
+pub(crate) struct Served {
     function: Arc<Function>,
     admission: Admission,
+    door: Door,
+    stats: Arc<FunctionStats>,
+    /// `concurrency.reserved` as it is now.
+    reserved: Mutex<Option<u32>>,
+}
+
+impl Served {
+    pub(crate) fn new(function: Arc<Function>, admission: Admission, door: Door, stats: Arc<FunctionStats>) -> Self {
+        let reserved = Mutex::new(function.concurrency.reserved);
+        Self { function, admission, door, stats, reserved }
+    }
 }
 
 /// What the Invoke API works with.
@@ -173,7 +179,7 @@ async fn answer(State(front): State<Arc<Front>>, request: HttpRequest) -> Respon
         }
     };
     if let Ok(id) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert("x-amzn-requestid", id);
+        response.headers_mut().entry("x-amzn-requestid").or_insert(id);
     }
     response
 }

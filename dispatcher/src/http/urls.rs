@@ -113,13 +113,13 @@ impl Front {
             self.requests.post(&request).await.map_err(|error| ApiError::unanswered(&error, &name))?;
             return Ok(accepted(&function, &name));
         }
-        match self.requests.ask(seat, &request, served.limit()).await {
+        match self.requests.ask(seat, &request, &served.door, served.limit()).await {
             Ok((answer, _)) => Ok(respond(answer)),
             Err(error @ AskError::Late(_)) => {
                 tracing::debug!(function = %function, %error, "caller of a function URL was not answered in time");
                 Ok(plain(StatusCode::GATEWAY_TIMEOUT, &format!("{error}; ask again with the same Idempotency-Key")))
             }
-            Err(error) => Err(ApiError::unanswered(&error, &name)),
+            Err(error) => Err(served.unanswered(&error, &name)),
         }
     }
 

@@ -8,6 +8,7 @@
 //! then says, exactly once, how the worker ended.
 
 pub(crate) mod confine;
+mod current;
 mod judge;
 pub(crate) mod lambda;
 mod output;
@@ -19,6 +20,7 @@ mod spawn;
 mod supervise;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use weft_schemas::manifest::Function;
 use weft_schemas::{Event, Outcome};
 
 pub use confine::{Confinement, Machine, Offer, Unfit};
+pub use current::Seen;
 pub use lambda::Lambda;
 pub use program::{Program, ProgramError};
 
@@ -64,6 +67,8 @@ pub enum FromWorker {
         /// From the launch until its word arrived.
         init: Duration,
     },
+    /// What was seen of an attempt whose caller asked for it; just before its outcome.
+    Seen { id: InvocationId, seen: Seen },
     /// What an attempt came to. The id is as the worker sent it: the receiver ignores one that it does not know.
     Outcome {
         id: InvocationId,
@@ -241,7 +246,7 @@ pub async fn probe(program: Arc<Program>, start: Start, limit: Duration) -> Resu
                 worker.drain();
             }
             // It is in the middle of nothing: there is nothing to report of these.
-            FromWorker::Outcome { .. } | FromWorker::Spans(_) => {}
+            FromWorker::Seen { .. } | FromWorker::Outcome { .. } | FromWorker::Spans(_) => {}
             FromWorker::Gone(ending) => return registered.ok_or(ending),
         }
     }

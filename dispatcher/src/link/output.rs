@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 use weft_schemas::FunctionName;
 
-use super::lambda::Current;
+use super::current::{Asks, Current};
 
 /// The longest line; the rest of a longer one is cut off, and the event says so.
 const MAX_LINE_BYTES: usize = 8 * 1024;
@@ -60,6 +61,7 @@ pub(super) async fn follow(
     most: Option<u64>,
     stdout: impl AsyncRead,
     stderr: impl AsyncRead,
+    mut asks: Asks,
     stop: CancellationToken,
 ) -> String {
     let (mut stdout, mut stderr) = (pin!(stdout), pin!(stderr));
@@ -71,8 +73,13 @@ pub(super) async fn follow(
     let most = most.unwrap_or(MAX_BYTES);
     let (mut out_rate, mut err_rate) = (Rate::new(Stream::Stdout, most), Rate::new(Stream::Stderr, most));
 
+    let mut asked: Option<oneshot::Sender<()>> = None;
+
     while out_open || err_open {
         tokio::select! {
+            // In this order: who asks is answered when there is nothing to be read of either.
+            biased;
+            () = stop.cancelled() => break,
             read = stdout.read(&mut out_buffer), if out_open && !out_rate.full() => {
                 let bytes = taken(read, &out_buffer);
                 out_open = !bytes.is_empty();
@@ -88,7 +95,11 @@ pub(super) async fn follow(
             }
             () = tokio::time::sleep_until(out_rate.until), if out_rate.waits() => out_rate.roll(&labels),
             () = tokio::time::sleep_until(err_rate.until), if err_rate.waits() => err_rate.roll(&labels),
-            () = stop.cancelled() => break,
+            () = std::future::ready(()), if asked.is_some() => {
+                // Who asked may have gone on without.
+                let _ = asked.take().map(|asked| asked.send(()));
+            }
+            Some(ask) = asks.recv(), if asked.is_none() => asked = Some(ask),
         }
     }
     out_lines.finish(|line, cut| out_rate.log(&labels, line, cut));
@@ -189,6 +200,8 @@ impl Rate {
         if Instant::now() >= self.until {
             self.roll(labels);
         }
+        // The caller who wants them has the last lines whether they are logged or not.
+        labels.current.wrote(line);
         let length = line.len() as u64;
         if self.lines < MAX_LINES && self.bytes.saturating_add(length) <= self.most {
             self.lines += 1;

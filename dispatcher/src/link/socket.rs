@@ -12,6 +12,7 @@ use weft_process::report;
 use weft_schemas::frame::{FrameError, InvocationId, MAX_FRAME_BYTES, ToDispatcher, ToWorker, decode, encode};
 use weft_schemas::{ErrorInfo, Outcome};
 
+use super::watch::Watch;
 use super::{FromWorker, Registered, WorkerId};
 
 /// The length before each body.
@@ -50,6 +51,7 @@ pub(super) async fn read(
     launched: Instant,
     events: mpsc::Sender<(WorkerId, FromWorker)>,
     ready: oneshot::Sender<()>,
+    watch: Watch,
 ) -> Read {
     let mut buffer = BytesMut::new();
     let mut ready = Some(ready);
@@ -67,8 +69,13 @@ pub(super) async fn read(
                         }
                     }
                     ToDispatcher::StartFailed { message } => break End::StartFailed(message),
-                    ToDispatcher::Outcome { id, outcome, emits, entered_us } => {
-                        FromWorker::Outcome { id, outcome, emits, entered_us }
+                    ToDispatcher::Outcome { id: of, outcome, emits, entered_us } => {
+                        if let Some(seen) = watch.came(of).await
+                            && events.send((id, FromWorker::Seen { id: of, seen })).await.is_err()
+                        {
+                            break End::Unheard;
+                        }
+                        FromWorker::Outcome { id: of, outcome, emits, entered_us }
                     }
                     ToDispatcher::Spans(spans) => FromWorker::Spans(spans),
                 };
@@ -121,6 +128,7 @@ pub(super) async fn write(
     id: WorkerId,
     mut frames: mpsc::UnboundedReceiver<ToWorker>,
     events: mpsc::Sender<(WorkerId, FromWorker)>,
+    watch: Watch,
 ) {
     let mut batch = Vec::new();
     let mut bytes = Vec::new();
@@ -128,12 +136,15 @@ pub(super) async fn write(
         for frame in batch.drain(..) {
             if let Err(why) = append(&mut bytes, &frame) {
                 let error = ErrorInfo::new("FrameTooLarge", report::chain(&why));
-                for (invocation, outcome) in unsent(frame, error) {
+                for (invocation, outcome) in unsent(&frame, error) {
                     let refused = FromWorker::Outcome { id: invocation, outcome, emits: Vec::new(), entered_us: None };
                     if events.send((id, refused)).await.is_err() {
                         return;
                     }
                 }
+            } else {
+                // Before the worker can have read it.
+                watch.goes(&frame);
             }
             if bytes.len() >= BATCH_BYTES && flush(&mut link, &mut bytes).await.is_err() {
                 return;
@@ -147,7 +158,7 @@ pub(super) async fn write(
 }
 
 /// What the attempts in a frame that is too long come to. One of several is tried again, in other company.
-fn unsent(frame: ToWorker, error: ErrorInfo) -> Vec<(InvocationId, Outcome)> {
+fn unsent(frame: &ToWorker, error: ErrorInfo) -> Vec<(InvocationId, Outcome)> {
     match frame {
         ToWorker::Invoke(invoke) => vec![(invoke.id, Outcome::Failed { error })],
         ToWorker::InvokeBatch { invokes } => match invokes.as_slice() {

@@ -15,13 +15,15 @@ use tokio_util::task::AbortOnDropHandle;
 use weft_schemas::frame::ToWorker;
 
 use super::confine::group::Group;
+use super::current::Current;
 use super::judge::{Seen, judge};
-use super::lambda::{self, Bound, Current, Drained, Ways, Whose};
+use super::lambda::{self, Bound, Drained, Ways, Whose};
 use super::output::{self, Labels};
 use super::process::Process;
 use super::room::Room;
 use super::socket::{self, End, Read};
 use super::spawn::{self, Spawned};
+use super::watch::Watch;
 use super::{Ask, Ending, FromWorker, How, Launch, Program, TERM_GRACE, WorkerId};
 use crate::broker::Names;
 
@@ -121,9 +123,9 @@ async fn start(
     pid.store(process.id(), Ordering::Relaxed);
     let (stdout, stderr) = (Receiver::from_owned_fd(stdout)?, Receiver::from_owned_fd(stderr)?);
 
-    let current = Current::default();
+    let (current, asks) = Current::new();
     let Link { ready, reader, writer, hang_up, drained } = match (link, api) {
-        (Some(link), _) => native(launch, launched, link, frames, events)?,
+        (Some(link), _) => native(launch, launched, link, frames, events, (pid, &current))?,
         (None, Some((lambda, bound))) => {
             let whose = Whose {
                 lambda,
@@ -143,7 +145,7 @@ async fn start(
     let output_stop = CancellationToken::new();
     let labels = Labels { function: launch.start.function.clone(), worker: launch.start.worker.clone(), current };
     let most = confinement.output_bytes;
-    let output = tokio::spawn(output::follow(labels, most, stdout, stderr, output_stop.clone()));
+    let output = tokio::spawn(output::follow(labels, most, stdout, stderr, asks, output_stop.clone()));
     Ok(Running {
         process,
         room,
@@ -167,12 +169,14 @@ fn native(
     link: std::os::unix::net::UnixStream,
     frames: mpsc::UnboundedReceiver<ToWorker>,
     events: &Events,
+    (pid, current): (&Arc<AtomicU32>, &Current),
 ) -> io::Result<Link> {
     let hang_up = HangUp::Socket(link.try_clone()?.into());
     let (read_half, write_half) = UnixStream::from_std(link)?.into_split();
     let (ready_now, ready) = oneshot::channel();
-    let reader = tokio::spawn(socket::read(read_half, launch.id, launched, events.clone(), ready_now));
-    let writer = tokio::spawn(socket::write(write_half, launch.id, frames, events.clone()));
+    let watch = Watch::new(current.clone(), Arc::clone(pid));
+    let reader = tokio::spawn(socket::read(read_half, launch.id, launched, events.clone(), ready_now, watch.clone()));
+    let writer = tokio::spawn(socket::write(write_half, launch.id, frames, events.clone(), watch));
     let (reader, writer) = (AbortOnDropHandle::new(reader), Some(AbortOnDropHandle::new(writer)));
     Ok(Link { ready, reader, writer, hang_up, drained: None })
 }

@@ -1,5 +1,6 @@
 //! What became of a request: read from the reply to it, or from the ledger's row when the reply was lost. Pure.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,7 +8,10 @@ use serde::Deserialize;
 use weft_ledger::{DeadLetterRecord, InvocationRecord, State};
 use weft_schemas::{ErrorInfo, HeaderValue, Message};
 
-use crate::function::{DEAD, INIT_HEADER, RAN_HEADER, STATUS_HEADER, SUCCEEDED, Took};
+use crate::function::{
+    DEAD, INIT_HEADER, LOG_HEADER, MEMORY_HEADER, RAN_HEADER, REQUEST_HEADER, STATUS_HEADER, SUCCEEDED, Took,
+};
+use crate::link::Seen;
 
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,9 +43,13 @@ impl Answer {
 
     /// What the attempt took, as its own reply says; a reply to a repeat says nothing of it.
     pub(super) fn took(reply: &Message) -> Took {
-        let micros = |name| reply.headers.get(name).and_then(HeaderValue::as_i64).and_then(|n| u64::try_from(n).ok());
-        let duration = |name| micros(name).map(Duration::from_micros);
-        Took { ran: duration(RAN_HEADER), init: duration(INIT_HEADER) }
+        let number = |name| reply.headers.get(name).and_then(HeaderValue::as_i64).and_then(|n| u64::try_from(n).ok());
+        let duration = |name| number(name).map(Duration::from_micros);
+        let seen = reply.header(LOG_HEADER).map(|log| {
+            let (request, memory_mib) = (reply.header(REQUEST_HEADER).map(Arc::from), number(MEMORY_HEADER));
+            Arc::new(Seen { request, log: log.to_owned(), memory_mib })
+        });
+        Took { ran: duration(RAN_HEADER), init: duration(INIT_HEADER), seen }
     }
 
     /// Reads the ledger; `None` while it has not ended.

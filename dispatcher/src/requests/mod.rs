@@ -25,7 +25,7 @@ use weft_schemas::{Event, FunctionName, Key, Message, NodeName, TraceContext};
 pub(crate) use self::answer::Answer;
 use self::waiting::{RequestId, Waiting};
 use crate::broker::{Broker, BrokerError, FromReplies, Names, PublishError, Replies};
-use crate::function::Took;
+use crate::function::{Door, Entry, Took};
 
 /// Requests that wait at once, and the bytes of their payloads together.
 const MOST: usize = 4_096;
@@ -46,6 +46,9 @@ pub(crate) enum AskError {
     /// It goes on.
     #[error("no answer within {} ms", .0.as_millis())]
     Late(Duration),
+    /// The function's `concurrency.reserved` is all busy. Nothing was sent.
+    #[error("all that is reserved for the function is busy")]
+    Throttled,
     /// This dispatcher stops; another one, or the next, runs it.
     #[error("the dispatcher stops")]
     Stopping,
@@ -160,7 +163,14 @@ impl Requests {
         Some(Seat { shared: Arc::clone(&self.shared), id, answer })
     }
 
-    /// Puts a request into its function's queue and waits for the answer. The same key with the same payload runs once,
+    /// Whether the ledger knows a request's key, whatever became of it: what it knows takes no slot by being asked again.
+    async fn is_known(&self, request: &Request) -> bool {
+        // What the ledger cannot say now is asked again with the call itself.
+        self.record(&request.function, &request.key).await.is_ok_and(|record| record.is_some())
+    }
+
+    /// Puts a request into its function's queue and waits for the answer. `door`: the function's; it lets nobody in who would
+    /// have to wait for a slot of `concurrency.reserved`. The same key with the same payload runs once,
     /// whoever asks and however often, and has the same answer each time. With the answer comes what the attempt took; nothing
     /// of a stored one.
     ///
@@ -168,8 +178,22 @@ impl Requests {
     ///
     /// # Errors
     /// See [`AskError`].
-    pub async fn ask(&self, mut seat: Seat, request: &Request, limit: Duration) -> Result<(Answer, Took), AskError> {
+    pub async fn ask(
+        &self,
+        mut seat: Seat,
+        request: &Request,
+        door: &Door,
+        limit: Duration,
+    ) -> Result<(Answer, Took), AskError> {
         let began = Instant::now();
+        // Held until there is an answer.
+        let (entry, _inside) = door.enter(&seat.id, &request.key).await;
+        match entry {
+            Entry::Admitted => {}
+            Entry::Throttled if self.is_known(request).await => {}
+            Entry::Throttled => return Err(AskError::Throttled),
+            Entry::Stopping => return Err(AskError::Stopping),
+        }
         let mut gaps = self.shared.gaps.subscribe();
         let mut message = self.message(request);
         message.properties.reply_to = Some(self.shared.reply_to.clone());

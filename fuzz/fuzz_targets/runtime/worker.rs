@@ -61,7 +61,7 @@ impl Worker {
             queue: "weft.f".to_owned(),
             launched: Instant::now(),
             pid: Arc::new(AtomicU32::new(0)),
-            current: Current::default(),
+            current: Current::new().0,
             extensions: Arc::new(AtomicBool::new(false)),
             said: say,
             state: Mutex::new(State::new(Machine::new(slots))),
@@ -151,6 +151,9 @@ impl Worker {
                     let count = call.outcomes.get_mut(&id.0).expect("it was found by it");
                     *count += 1;
                     assert_eq!(*count, 1, "a second answer of {id:?} counted");
+                }
+                Said::Seen { id, .. } => {
+                    assert!(self.calls.iter().any(|call| call.outcomes.contains_key(&id.0)), "of no call")
                 }
                 Said::InitFailed(why) => {
                     assert!(!self.failed && !self.api.state().machine.is_ready(), "a start failed late: {why}");

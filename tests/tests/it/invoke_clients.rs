@@ -78,7 +78,6 @@ async fn boto3(stage: Stage) {
     }
     assert_eq!(seen["unknown"]["class"], "ResourceNotFoundException", "a class of its own");
     assert!(seen["expired"]["message"].as_str().unwrap().contains("expired"), "{}", seen["expired"]);
-    assert_eq!(seen["put_concurrency"]["code"], "OperationNotSupportedException");
 }
 
 #[tokio::test]

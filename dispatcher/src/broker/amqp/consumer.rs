@@ -5,13 +5,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
-use lapin::types::FieldTable;
+use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -32,10 +32,10 @@ const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// A channel that lived so long is not one that the broker closes again and again.
 const STEADY: Duration = Duration::from_secs(10);
 
-/// What one subscription is to be, for as long as it lives.
+/// What one subscription is to be, for as long as it lives; its owner may change the prefetch.
 pub(super) struct Wanted {
     pub(super) queue: String,
-    pub(super) prefetch: u16,
+    pub(super) prefetch: AtomicU16,
     pub(super) line: Line,
     pub(super) declared: Arc<Declared>,
     pub(super) generations: Arc<AtomicU64>,
@@ -77,13 +77,30 @@ async fn open_once(wanted: &Wanted, connection: &lapin::Connection) -> Result<In
     let opened = async {
         let channel = connection.create_channel().await?;
         // Before the consume: without it the broker sends all that it has, into lapin's unbounded buffer.
-        channel.basic_qos(wanted.prefetch, BasicQosOptions::default()).await?;
-        let stream =
-            channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
+        channel.basic_qos(wanted.prefetch.load(Ordering::Relaxed), BasicQosOptions::default()).await?;
+        let stream = consume_on(&channel, queue).await?;
         let generation = wanted.generations.fetch_add(1, Ordering::Relaxed);
         Ok(Incarnation { channel, stream, book: AckBook::new(generation) })
     };
     tokio::time::timeout(OPEN_LIMIT, opened).await.map_err(late)?
+}
+
+async fn consume_on(channel: &Channel, queue: ShortString) -> Result<Consumer, lapin::Error> {
+    channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await
+}
+
+/// Consumes anew on the same channel, since a consumer keeps the prefetch that it began with. What was delivered before
+/// can be settled as ever.
+async fn consume_anew(wanted: &Wanted, channel: &Channel) -> Result<Consumer, String> {
+    let queue = short(&wanted.queue, "name of the queue").map_err(|unfit| unfit.to_string())?;
+    let opened = async {
+        channel.basic_qos(wanted.prefetch.load(Ordering::Relaxed), BasicQosOptions::default()).await?;
+        consume_on(channel, queue).await
+    };
+    match tokio::time::timeout(OPEN_LIMIT, opened).await {
+        Ok(opened) => opened.map_err(|error| chain(&error)),
+        Err(_) => Err(format!("a consumer was not started anew within {}s", OPEN_LIMIT.as_secs())),
+    }
 }
 
 /// Keeps a subscription up until its owner stops it and lets go of it, or the broker is closed.
@@ -119,7 +136,7 @@ pub(super) async fn run(
         let wait = waits.next().unwrap_or(Duration::from_secs(5));
         let rebuilt = tokio::select! {
             () = wanted.closing.cancelled() => return,
-            stale = answer_stale(&mut commands) => match stale {
+            stale = answer_stale(&wanted, &mut commands) => match stale {
                 Stale::Gone => return,
                 Stale::Stopped => {
                     deliveries = None;
@@ -159,13 +176,14 @@ enum Stale {
 }
 
 /// Answers the owner while there is no channel. Cancel-safe.
-async fn answer_stale(commands: &mut mpsc::UnboundedReceiver<AckCommand>) -> Stale {
+async fn answer_stale(wanted: &Wanted, commands: &mut mpsc::UnboundedReceiver<AckCommand>) -> Stale {
     while let Some(command) = commands.recv().await {
         match command {
             AckCommand::Ack(_) | AckCommand::Requeue(_) => {}
             AckCommand::Flush(done) => {
                 let _ = done.send(());
             }
+            AckCommand::Prefetch(most) => wanted.prefetch.store(most.max(1), Ordering::Relaxed),
             AckCommand::Stop => return Stale::Stopped,
         }
     }
@@ -184,6 +202,8 @@ async fn consume(
     let mut held: VecDeque<Delivery> = VecDeque::new();
     let mut streaming = true;
     let mut stopping = false;
+    // Cancelled only to be consumed anew.
+    let mut renewing = false;
     let mut batch = Vec::new();
     loop {
         if !streaming && held.is_empty() && stopping {
@@ -192,7 +212,7 @@ async fn consume(
         tokio::select! {
             biased;
             count = commands.recv_many(&mut batch, 1024) => {
-                let (stop, written) = settle(&channel, &mut book, &mut batch).await;
+                let (Told { stop, resized }, written) = settle(wanted, &channel, &mut book, &mut batch).await;
                 if let Err(reason) = written {
                     // A stop that came with settles that could not be written is a stop all the same.
                     let end = lost(wanted, reason);
@@ -202,6 +222,12 @@ async fn consume(
                     stopping = true;
                     if let Err(reason) = cancel(&channel, &stream).await {
                         return stopped(deliveries, lost(wanted, reason));
+                    }
+                }
+                if resized && !stopping && !renewing {
+                    renewing = true;
+                    if let Err(reason) = cancel(&channel, &stream).await {
+                        return lost(wanted, reason);
                     }
                 }
                 if count == 0 {
@@ -216,7 +242,7 @@ async fn consume(
                 while let Ok(command) = commands.try_recv() {
                     batch.push(command);
                 }
-                let _ = settle(&channel, &mut book, &mut batch).await;
+                let _ = settle(wanted, &channel, &mut book, &mut batch).await;
                 close(&channel).await;
                 return End::Done;
             }
@@ -269,6 +295,16 @@ async fn consume(
                     return if stopping { stopped(deliveries, end) } else { end };
                 }
                 None if stopping && channel.status().connected() => streaming = false,
+                None if renewing && channel.status().connected() => {
+                    renewing = false;
+                    match consume_anew(wanted, &channel).await {
+                        Ok(anew) => stream = anew,
+                        Err(reason) => {
+                            close(&channel).await;
+                            return lost(wanted, reason);
+                        }
+                    }
+                }
                 None => {
                     // Cancelled by the broker (queue deleted, consumer timeout), or the channel is gone. What is
                     // unsettled comes again, so the channel goes too: no delivery may live in two incarnations.
@@ -299,16 +335,34 @@ async fn room(deliveries: Option<&mpsc::Sender<Delivery>>) -> bool {
     }
 }
 
-/// Works off queued commands: one write for all of them, then the answers. Tells whether a stop was among them, and
-/// how the write went.
-async fn settle(channel: &Channel, book: &mut AckBook, batch: &mut Vec<AckCommand>) -> (bool, Result<(), String>) {
-    let mut stop = false;
+/// What of the commands is not a matter of settling.
+#[derive(Debug, Default)]
+struct Told {
+    /// No more deliveries are wanted.
+    stop: bool,
+    /// The prefetch is another one.
+    resized: bool,
+}
+
+/// Works off queued commands: one write for all of them, then the answers. Tells what else was among them, and how the
+/// write went.
+async fn settle(
+    wanted: &Wanted,
+    channel: &Channel,
+    book: &mut AckBook,
+    batch: &mut Vec<AckCommand>,
+) -> (Told, Result<(), String>) {
+    let mut told = Told::default();
     let mut flushes: Vec<oneshot::Sender<()>> = Vec::new();
     for command in batch.drain(..) {
         match command {
             AckCommand::Ack(ids) => book.ack(&ids),
             AckCommand::Requeue(ids) => book.requeue(&ids),
-            AckCommand::Stop => stop = true,
+            AckCommand::Prefetch(most) => {
+                let most = most.max(1);
+                told.resized |= wanted.prefetch.swap(most, Ordering::Relaxed) != most;
+            }
+            AckCommand::Stop => told.stop = true,
             AckCommand::Flush(done) => flushes.push(done),
         }
     }
@@ -317,7 +371,7 @@ async fn settle(channel: &Channel, book: &mut AckBook, batch: &mut Vec<AckComman
     for done in flushes {
         let _ = done.send(());
     }
-    (stop, written)
+    (told, written)
 }
 
 async fn write(channel: &Channel, book: &mut AckBook) -> Result<(), String> {

@@ -220,7 +220,7 @@ impl Broker for Amqp {
         let prefetch = prefetch.clamp(1, 2000);
         let wanted = consumer::Wanted {
             queue: queue.to_owned(),
-            prefetch,
+            prefetch: prefetch.into(),
             line: self.consume.clone(),
             declared: Arc::clone(&self.declared),
             generations: Arc::clone(&self.generations),

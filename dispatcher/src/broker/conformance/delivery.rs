@@ -63,6 +63,28 @@ pub async fn the_prefetch_bounds_what_is_outstanding(place: &dyn Installation) {
     broker.close().await;
 }
 
+/// A larger prefetch counts at once, a smaller one when what is out has been settled, and what was out stays the owner's.
+pub async fn the_prefetch_can_be_changed(place: &dyn Installation) {
+    let broker = start(place).await;
+    publish(&*broker, &["a", "b", "c", "d", "e", "f"]).await;
+    let mut subscription = subscribe(&*broker, &queue(), 1).await;
+    let first = take(&mut subscription, 1).await;
+    nothing_comes(&mut subscription).await;
+    subscription.acks.prefetch(3);
+    let more = take(&mut subscription, 2).await;
+    assert!(first.iter().chain(&more).all(|delivery| !delivery.redelivered), "{more:?}");
+    subscription.acks.ack(ids(&first));
+    subscription.acks.ack(ids(&more));
+    let rest = take(&mut subscription, 3).await;
+    assert_eq!(bodies(&[first, more, rest.clone()].concat()), ["a", "b", "c", "d", "e", "f"]);
+    assert!(rest.iter().all(|delivery| !delivery.redelivered), "what was acked across the change came again: {rest:?}");
+    subscription.acks.ack(ids(&rest));
+    subscription.acks.stop();
+    subscription.acks.flush().await;
+    depth_becomes(&*broker, &queue(), 0).await;
+    broker.close().await;
+}
+
 /// What is acked is gone; what is not comes again to whoever connects next, marked as redelivered.
 pub async fn the_unacked_comes_again_and_the_acked_does_not(place: &dyn Installation) {
     let broker = start(place).await;

@@ -166,6 +166,7 @@ macro_rules! broker_conformance {
         $crate::broker_conformance!(@each $place;
             a_message_arrives_untouched
             the_prefetch_bounds_what_is_outstanding
+            the_prefetch_can_be_changed
             the_unacked_comes_again_and_the_acked_does_not
             a_close_writes_out_what_was_acked
             a_requeued_message_comes_again

@@ -154,6 +154,7 @@ impl Consumer {
                     }
                 }
                 AckCommand::Requeue(ids) => self.requeue(&ids).await,
+                AckCommand::Prefetch(most) => self.wanted.prefetch = usize::from(most.max(1)),
                 AckCommand::Stop => stop = true,
                 AckCommand::Flush(done) => flushes.push(done),
             }

@@ -273,6 +273,7 @@ impl World {
                 });
                 assert!(!beside, "{} runs twice at once", invoke.key);
                 self.is_its_turn(&invoke.key);
+                assert!(self.core.used() <= self.core.bounds.reserved as usize, "more runs than is reserved");
                 assert!(!self.core.workers[&id].condemned, "{id:?} is condemned and gets work");
                 let granted = self.books.granted.get(&(invoke.key.clone(), invoke.fence.0)).copied();
                 assert!(granted.is_some() && granted == self.owner, "{} runs on a claim of a lost lease", invoke.key);
@@ -310,7 +311,8 @@ impl World {
                 self.looking = true;
             }
             Action::StopConsuming => assert!(!self.ordered, "the lanes are left to others before they have ended"),
-            Action::WorkerGone(_) | Action::WakeRelay | Action::ForwardSpans(_) => {}
+            Action::WorkerGone(_) | Action::WakeRelay | Action::ForwardSpans(_) | Action::Prefetch(_) => {}
+            Action::Entry(..) => panic!("nobody calls here"),
             Action::Post(_) => panic!("nobody asks for an answer here"),
             Action::Permits { .. } => panic!("the function has no bound over all dispatchers"),
             Action::Stopped => {
@@ -444,6 +446,7 @@ impl World {
                 self.crash();
             }
             Step::CodeChanged => self.hand(Input::CodeChanged),
+            Step::Reserve { bound } => self.hand(Input::Reserve(bound)),
             Step::Drain => {
                 self.draining = true;
                 self.hand(Input::Drain);

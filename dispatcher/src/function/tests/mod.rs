@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod batch;
+mod callers;
 mod crashes;
 mod deadline;
 mod duplicates;

@@ -1,7 +1,6 @@
 //! A Lambda function as its workers see it: what it is called, what it gets for an event, what its answers come to.
 
 use std::ffi::OsString;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use weft_schemas::frame::Invoke;
@@ -10,7 +9,7 @@ use weft_schemas::shape::{Envelope, Item, Shape};
 use weft_schemas::{FunctionName, Outcome, RequestKind, TraceContext};
 
 use super::environment;
-use super::machine::{Call, RequestId};
+use super::machine::Call;
 
 /// What the workers of a Lambda function are told of it.
 #[derive(Debug, Clone)]
@@ -102,21 +101,6 @@ fn xray(trace: &TraceContext) -> Option<String> {
     let (epoch, rest) = (id.get(..8)?, id.get(8..)?);
     let sampled = u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 == 1);
     Some(format!("Root=1-{epoch}-{rest};Parent={span};Sampled={}", u8::from(sampled)))
-}
-
-/// Which call a worker has in its hands, for the lines that it writes. Kept until the next: what is written at the end of a
-/// call is read after it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Current(Arc<Mutex<Option<RequestId>>>);
-
-impl Current {
-    pub(super) fn set(&self, request: Option<RequestId>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = request;
-    }
-
-    pub(crate) fn get(&self) -> Option<RequestId> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
 }
 
 #[cfg(test)]

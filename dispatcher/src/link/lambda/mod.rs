@@ -24,7 +24,9 @@ use std::path::Path;
 
 use weft_schemas::manifest::Function;
 
-pub(super) use function::Current;
+use super::Seen;
+use super::current::{Current, most_memory};
+
 pub use function::Lambda;
 pub(super) use serve::{Bound, Drained, Ways, Whose, serve};
 pub(crate) use tmp::{TMP, needs_shared_tmp};

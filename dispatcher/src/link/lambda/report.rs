@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use weft_schemas::FunctionName;
 
+use super::most_memory;
+
 /// What is said of one call.
 pub(super) struct Report<'a> {
     pub(super) function: &'a FunctionName,
@@ -32,24 +34,5 @@ impl Report<'_> {
             billed_ms = took_us.div_ceil(1000), init_us = init.as_ref().map(micros), memory_mib,
             max_memory_mib = most_memory(*pid), "invocation report"
         );
-    }
-}
-
-/// The most memory that a process ever held, in MiB, rounded up.
-fn most_memory(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes.div_ceil(1024))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_memory_of_a_live_process_is_known_and_of_no_process_is_not() {
-        assert!(most_memory(std::process::id()).is_some_and(|mebibytes| mebibytes > 0));
-        assert_eq!(most_memory(0), None);
     }
 }

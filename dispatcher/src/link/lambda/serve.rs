@@ -180,6 +180,7 @@ impl Server {
                 let said = FromWorker::Outcome { id, outcome, emits: Vec::new(), entered_us: Some(taken_us) };
                 self.tell(said).await
             }
+            Said::Seen { id, seen } => self.tell(FromWorker::Seen { id, seen }).await,
             Said::InitFailed(why) => {
                 let until = tokio::time::Instant::now() + EXIT_GRACE;
                 self.failed.get_or_insert((why, until));

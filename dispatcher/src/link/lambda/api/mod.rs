@@ -29,7 +29,7 @@ use weft_schemas::{ErrorInfo, FunctionName, Outcome};
 
 use super::machine::{Call, ExtensionEvent, Machine, Refused};
 use super::route::Route;
-use super::{Current, Lambda, answer};
+use super::{Current, Lambda, Seen, answer};
 use body::{MAX_SMALL_BYTES, Rejected, collect, discard};
 use extensions::{tell_extensions, unsupported};
 use reply::{Answer, accepted, plain, put, refused};
@@ -56,6 +56,11 @@ pub(super) enum Said {
         id: InvocationId,
         outcome: Outcome,
         taken_us: u64,
+    },
+    /// What was seen of an attempt whose caller asked for it; before its outcome.
+    Seen {
+        id: InvocationId,
+        seen: Seen,
     },
     InitFailed(String),
     /// It was told to finish, and its runtime waits for what does not come.

@@ -23,7 +23,7 @@ fn api(slots: usize) -> Api {
         queue: "weft.f".to_owned(),
         launched: Instant::now(),
         pid: Arc::default(),
-        current: Current::default(),
+        current: Current::new().0,
         extensions: Arc::default(),
         said,
         state: Mutex::new(State::new(Machine::new(slots))),

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderMap};
+use weft_schemas::request::wants_log;
 use weft_schemas::{ErrorInfo, Outcome};
 
 use super::super::answer;
 use super::super::machine::{Call, MAX_RESPONSE_BYTES, Refused, Taken};
 use super::super::report::Report;
+use super::super::{Seen, most_memory};
 use super::body::{Rejected, collect};
 use super::reply::{Answer, accepted};
 use super::{Api, ERROR_TYPE, Said, error_type, now_us};
@@ -35,15 +37,15 @@ impl Api {
                     text(ERROR_TYPE).map(|kind| answer::broken_off(kind, text(ERROR_BODY)))
                 });
                 match failed {
-                    Some(error) => upload.failed(&error),
-                    None => upload.succeeded(&answer::whole(kind, body)),
+                    Some(error) => upload.failed(&error).await,
+                    None => upload.succeeded(&answer::whole(kind, body)).await,
                 }
                 Ok(accepted())
             }
             Err(rejected) => {
                 if rejected.why == Refused::TooLarge {
                     let text = format!("the response is larger than {MAX_RESPONSE_BYTES} bytes");
-                    upload.refused(ErrorInfo::new("Function.ResponseSizeTooLarge", text));
+                    upload.refused(ErrorInfo::new("Function.ResponseSizeTooLarge", text)).await;
                 }
                 Err(rejected)
             }
@@ -59,12 +61,12 @@ impl Api {
             Ok(collected) => collected,
             // However long it is, the attempt failed.
             Err(Rejected { why: Refused::TooLarge, rest }) => {
-                upload.failed(&answer::error(error_type(headers), b""));
+                upload.failed(&answer::error(error_type(headers), b"")).await;
                 return Err(Rejected { why: Refused::TooLarge, rest });
             }
             Err(rejected) => return Err(rejected),
         };
-        upload.failed(&answer::error(error_type(headers), &body));
+        upload.failed(&answer::error(error_type(headers), &body)).await;
         Ok(accepted())
     }
 
@@ -82,42 +84,76 @@ struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    fn succeeded(self, body: &[u8]) {
+    async fn succeeded(self, body: &[u8]) {
         let (lambda, queue) = (Arc::clone(&self.api.lambda), self.api.queue.clone());
-        self.end(|call| lambda.outcomes(call, &queue, body));
+        self.end(|call| lambda.outcomes(call, &queue, body)).await;
     }
 
-    fn failed(self, error: &ErrorInfo) {
+    async fn failed(self, error: &ErrorInfo) {
         let outcome = Outcome::Retry { error: error.clone(), after_ms: None };
-        self.end(|call| vec![outcome; call.invokes.len()]);
+        self.end(|call| vec![outcome; call.invokes.len()]).await;
     }
 
     /// It would be refused again.
-    fn refused(self, error: ErrorInfo) {
+    async fn refused(self, error: ErrorInfo) {
         let outcome = Outcome::Failed { error };
-        self.end(|call| vec![outcome; call.invokes.len()]);
+        self.end(|call| vec![outcome; call.invokes.len()]).await;
     }
 
     /// `outcomes`: one for each attempt of the call.
-    fn end(mut self, outcomes: impl FnOnce(&Call) -> Vec<Outcome>) {
+    async fn end(mut self, outcomes: impl FnOnce(&Call) -> Vec<Outcome>) {
         self.open = false;
         let (taken, init) = {
             let mut state = self.api.state();
             let Some(taken) = state.machine.finish(&self.request) else { return };
             (taken, state.init.take())
         };
-        let Taken { call, at_us, .. } = taken;
-        for (id, outcome) in call.ids().zip(outcomes(&call)) {
-            self.api.say(Said::Outcome { id, outcome, taken_us: at_us });
+        let took = Duration::from_micros(now_us().saturating_sub(taken.at_us));
+        let ended = Ended { outcomes: outcomes(&taken.call), api: self.api, taken, took, init };
+        if ended.is_watched() {
+            self.api.current.caught_up().await;
+        }
+    }
+}
+
+/// A call that is answered. What it came to is said when this is dropped, also by whoever cancels what waits with it.
+struct Ended<'a> {
+    api: &'a Api,
+    taken: Taken,
+    /// One for each attempt.
+    outcomes: Vec<Outcome>,
+    took: Duration,
+    init: Option<Duration>,
+}
+
+impl Ended<'_> {
+    /// Whether its caller wants to see what it wrote.
+    fn is_watched(&self) -> bool {
+        matches!(self.taken.call.invokes.as_slice(), [only] if wants_log(&only.event))
+    }
+}
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        let (watched, outcomes) = (self.is_watched(), std::mem::take(&mut self.outcomes));
+        let Self { api, taken: Taken { call, at_us, .. }, took, init, .. } = self;
+        let pid = api.pid.load(Ordering::Relaxed);
+        if let ([only], true) = (call.invokes.as_slice(), watched) {
+            let (request, log) = (Some(Arc::clone(&call.request)), api.current.tail_of(&call.request));
+            let seen = Seen { request, log, memory_mib: most_memory(pid) };
+            api.say(Said::Seen { id: only.id, seen });
+        }
+        for (id, outcome) in call.ids().zip(outcomes) {
+            api.say(Said::Outcome { id, outcome, taken_us: *at_us });
         }
         let report = Report {
-            function: &self.api.function,
-            worker: &self.api.worker,
+            function: &api.function,
+            worker: &api.worker,
             request: &call.request,
-            took: Duration::from_micros(now_us().saturating_sub(at_us)),
-            init,
-            memory_mib: self.api.lambda.memory_mib,
-            pid: self.api.pid.load(Ordering::Relaxed),
+            took: *took,
+            init: *init,
+            memory_mib: api.lambda.memory_mib,
+            pid,
         };
         report.log();
     }
