@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
@@ -110,6 +110,18 @@ fn run() -> std::io::Result<ExitCode> {
             }
         }
     }
+    // As a client that may have several invocations at once: each thread asks for its own.
+    let more =
+        std::env::var("AWS_LAMBDA_MAX_CONCURRENCY").ok().and_then(|most| most.parse::<usize>().ok()).unwrap_or(1);
+    for _ in 1..more {
+        // It ends when the API is gone, and the process with it.
+        std::thread::spawn(serve);
+    }
+    serve()
+}
+
+/// One invocation after the other, until one says how the process ends.
+fn serve() -> std::io::Result<ExitCode> {
     // Answered after the result of the invocation before.
     let mut after: Vec<Value> = Vec::new();
     loop {
@@ -121,6 +133,18 @@ fn run() -> std::io::Result<ExitCode> {
             return Ok(status);
         }
     }
+}
+
+/// How many invocations have come together here.
+static TOGETHER: (Mutex<u64>, Condvar) = (Mutex::new(0), Condvar::new());
+
+/// Waits until so many invocations are in this process at once.
+fn meet(of: u64) {
+    let (count, more) = &TOGETHER;
+    let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
+    *count += 1;
+    more.notify_all();
+    drop(more.wait_while(count, |count| *count < of));
 }
 
 /// What the extension heard of invocations.
@@ -259,6 +283,27 @@ fn one(
             raw([head.as_str(), chunks, end].concat().as_bytes())?;
             return Ok(None);
         }
+        // Of several at once, each does its own; the second time that it comes, it answers.
+        "together" => {
+            let again = ask["marker"].as_str().unwrap_or_default();
+            if std::fs::File::create_new(again).is_ok() {
+                meet(ask["of"].as_u64().unwrap_or(1));
+                match ask["then"].as_str().unwrap_or_default() {
+                    "fail" => {
+                        post(&error, failure)?;
+                        return Ok(None);
+                    }
+                    "kill" => {
+                        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                    }
+                    "stay" => loop {
+                        std::thread::park();
+                    },
+                    _ => {}
+                }
+            }
+            seen.push(id.into());
+        }
         "fail" => {
             post(&error, ask["body"].to_string().as_bytes())?;
             return Ok(None);
@@ -296,10 +341,12 @@ fn one(
             seen.push(heard);
             seen.push(id.into());
         }
-        "tmp" => {
+        what @ ("tmp" | "list_tmp") => {
             let names = std::fs::read_dir("/tmp")?.flatten().map(|entry| entry.file_name().display().to_string());
             seen.push(names.collect::<Vec<_>>().into());
-            std::fs::write("/tmp/mine", b"1")?;
+            if what == "tmp" {
+                std::fs::write("/tmp/mine", b"1")?;
+            }
         }
         _ => {}
     }
