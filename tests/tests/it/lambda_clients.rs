@@ -173,9 +173,7 @@ async fn it_works_as_a_native_handler_does(stage: Stage, words: &[&str]) {
     // A dead letter with the error as its language says it.
     ask(&stage, "four", "fail").await;
     let shown = letter(&stage, "four").await;
-    for word in words {
-        assert!(shown.contains(word), "{word:?} is not in:\n{shown}");
-    }
+    let row = in_state(&stage, "four", "dead").await["error"].clone();
 
     // A timeout costs the worker, and the next one works.
     ask(&stage, "five", "hang").await;
@@ -191,7 +189,7 @@ async fn it_works_as_a_native_handler_does(stage: Stage, words: &[&str]) {
     .await;
     ask(&stage, "seven", "").await;
     in_state(&stage, "seven", "succeeded").await;
-    ended_well(dispatcher, &["worker ignores the deadline", "[runtime] "]).await;
+    let lines = ended_well(dispatcher, &["worker ignores the deadline", "[runtime] "]).await;
 
     // Its caller's trace goes on in the span of the one attempt that ran, which is what the function was told; and each
     // further attempt says which one it follows.
@@ -205,11 +203,31 @@ async fn it_works_as_a_native_handler_does(stage: Stage, words: &[&str]) {
     assert!(done["trace"].as_str().is_some_and(|it| it.contains(&parent)), "{parent} is not in {done:#}");
     let failed: Vec<_> =
         spans.named("invoke orders").into_iter().filter(|it| it.attribute("error.type").is_some()).collect();
+    // Type, message and stack of the error are where somebody may look for them.
+    let given_up =
+        lines.iter().filter_map(|line| record(line)).find(|line| line["message"] == "event given up").unwrap();
+    let told = |it: &&Span| {
+        let said = it.span.status.as_ref().map_or("", |status| &status.message);
+        format!("{} {said}", it.attribute("error.type").unwrap_or_default())
+    };
+    let told =
+        failed.iter().map(told).find(|told| told.contains(words[1])).unwrap_or_else(|| panic!("{}", spans.tree()));
+    for word in words {
+        for place in [&shown, &text(&row), &text(&given_up["fields"]), &told] {
+            assert!(place.contains(word), "{word:?} is not in:\n{place}");
+        }
+    }
     let links: Vec<_> = processed.iter().flat_map(|process| &process.span.links).collect();
     assert_eq!(links.len(), 3, "of the second attempts of three events:\n{}", spans.tree());
     for link in links {
         assert!(failed.iter().any(|it| it.span.span_id == link.span_id), "{}", spans.tree());
     }
+}
+
+/// The texts of an object, with their lines as they are.
+fn text(object: &Value) -> String {
+    let texts = object.as_object().unwrap().values().filter_map(Value::as_str);
+    texts.collect::<Vec<_>>().join(" ")
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -278,6 +296,29 @@ async fn a_function_with_an_extension_is_asked_to_end_and_does_its_last_work() {
     ended_well(dispatcher, &["[runtime] "]).await;
     assert_eq!(std::fs::read_to_string(&marker).unwrap(), "ended well");
     std::fs::remove_file(&marker).unwrap();
+}
+
+/// Its client says why it cannot start; the event waits, and costs no attempt.
+async fn a_function_whose_module_is_missing_runs_once_it_is_there(stage: Stage, file: &str, code: &str) {
+    std::fs::remove_file(stage.path(file)).unwrap();
+    let mut dispatcher = stage.start(&[]).await;
+    ask(&stage, "one", "").await;
+    let line = dispatcher.wait_for_line("worker did not start", LIMIT).await;
+    assert!(line.contains("Runtime.ImportModuleError"), "{line}");
+    std::fs::write(stage.path(file), code).unwrap();
+    let done = in_state(&stage, "one", "succeeded").await;
+    assert_eq!((&done["attempt"], &done["crashes"]), (&json!(1), &json!(0)), "{done:#}");
+    ended_well(dispatcher, &["worker did not start", "function is unhealthy", "ImportModuleError"]).await;
+}
+
+#[tokio::test]
+async fn a_python_function_whose_module_is_missing_runs_once_it_is_there() {
+    a_function_whose_module_is_missing_runs_once_it_is_there(python(Stage::embedded()), "app.py", PYTHON).await;
+}
+
+#[tokio::test]
+async fn a_node_function_whose_module_is_missing_runs_once_it_is_there() {
+    a_function_whose_module_is_missing_runs_once_it_is_there(node(Stage::embedded()), "app.js", NODE).await;
 }
 
 #[tokio::test]
