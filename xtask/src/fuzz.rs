@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::JoinHandle;
 
 use crate::run;
 
@@ -51,17 +52,39 @@ pub fn run(args: &[String]) -> Result<(), String> {
 /// Cargo's own, or the compiler does not say what it builds for.
 pub fn build() -> Result<PathBuf, String> {
     let host = host()?;
+    run::succeed(&mut cargo_build(run::cargo(), &host)?)?;
+    Ok(programs(&host))
+}
+
+/// The same while something else runs: at the lowest priority, and without a word.
+pub fn build_aside() -> JoinHandle<Result<PathBuf, String>> {
+    std::thread::spawn(|| {
+        let host = host()?;
+        run::output(&mut cargo_build(nice_cargo(), &host)?)?;
+        Ok(programs(&host))
+    })
+}
+
+fn nice_cargo() -> Command {
+    let mut cargo = run::program("nice");
+    cargo.args(["-n", "19"]).arg(run::cargo().get_program());
+    cargo
+}
+
+fn programs(host: &str) -> PathBuf {
+    run::root().join("target/fuzz").join(host).join("debug")
+}
+
+/// What builds all targets. `command`: calls cargo.
+fn cargo_build(mut command: Command, host: &str) -> Result<Command, String> {
     // The versions that everything else is built with; only the fuzzer's own library is resolved anew.
     let lock = run::root().join("fuzz/Cargo.lock");
     std::fs::copy(run::root().join("Cargo.lock"), &lock)
         .map_err(|error| format!("writing {}: {error}", lock.display()))?;
-    let folder = run::root().join("target/fuzz");
-    let mut command = run::cargo();
     // Named even though it is the host: build scripts and macros are left without coverage then.
-    command.args(["build", "--bins", "--manifest-path", "fuzz/Cargo.toml", "--target", &host]);
-    command.arg("--target-dir").arg(&folder).env("RUSTFLAGS", COVERAGE).env_remove("CARGO_ENCODED_RUSTFLAGS");
-    run::succeed(&mut command)?;
-    Ok(folder.join(host).join("debug"))
+    command.args(["build", "--bins", "--manifest-path", "fuzz/Cargo.toml", "--target", host]);
+    command.args(["--target-dir", "target/fuzz"]).env("RUSTFLAGS", COVERAGE).env_remove("CARGO_ENCODED_RUSTFLAGS");
+    Ok(command)
 }
 
 fn host() -> Result<String, String> {
@@ -114,6 +137,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn cargo_can_be_called_at_the_lowest_priority() {
+        let version = |command: &mut Command| run::output(command.arg("--version")).unwrap().stdout;
+        assert_eq!(version(&mut nice_cargo()), version(&mut run::cargo()));
+    }
 
     #[test]
     fn the_targets_are_those_of_the_fuzz_package_and_each_has_a_corpus() {

@@ -80,6 +80,8 @@ pub fn run(args: &[String]) -> Result<(), String> {
     let mut environment = services.variables.clone();
     environment.push(("WEFT_TEST_BIN_DIR".to_owned(), bin.display().to_string()));
     environment.extend(clients);
+    // The tests wait more than they compute.
+    let fuzzers = filters.is_empty().then(fuzz::build_aside);
     let run = if run::works(run::cargo().args(["nextest", "--version"])) { with_nextest } else { with_libtest };
     let (mut total, mut ok) = run(&filters, &environment)?;
 
@@ -94,8 +96,9 @@ pub fn run(args: &[String]) -> Result<(), String> {
         ok &= fine;
     }
     drop(services);
-    if filters.is_empty() {
-        total += fuzz_targets()?;
+    if let Some(fuzzers) = fuzzers {
+        let programs = fuzzers.join().map_err(|_| "the build of the fuzz targets broke off".to_owned())??;
+        total += fuzz_targets(&programs);
     }
 
     if total.failed == 0 && !ok {
@@ -202,11 +205,10 @@ fn doc_tests(environment: &[(String, String)]) -> Ran {
 }
 
 /// Each fuzz target is one test, for a short and fixed time.
-fn fuzz_targets() -> Result<Outcome, String> {
-    let programs = fuzz::build()?;
+fn fuzz_targets(programs: &Path) -> Outcome {
     let mut total = Outcome::default();
     for target in fuzz::TARGETS {
-        match fuzz::fuzz(&programs, target, FUZZ_SECONDS) {
+        match fuzz::fuzz(programs, target, FUZZ_SECONDS) {
             Ok(()) => total.passed += 1,
             Err(fault) => {
                 eprintln!("xtask: {fault}");
@@ -214,7 +216,7 @@ fn fuzz_targets() -> Result<Outcome, String> {
             }
         }
     }
-    Ok(total)
+    total
 }
 
 /// Runs a test runner, passes its output on and adds up what `read` finds in it. Also: whether it ended with zero.
