@@ -48,10 +48,8 @@ impl Watch {
     fn handed(&self, invoke: &Invoke) {
         let mut hands = self.hands();
         hands.all.insert(invoke.id);
-        if hands.all.len() > 1 {
-            if hands.alone.take().is_some() {
-                self.current.set(None);
-            }
+        if hands.all.len() > 1 && hands.alone.take().is_some() {
+            self.current.set(None);
         }
         if wants_log(&invoke.event) {
             hands.watched.insert(invoke.id);

@@ -51,7 +51,6 @@ runtime = "lambda"
 command = COMMAND
 events = ["orders.*"]
 timeout = "2s"
-keep_alive = "1s"
 slots = 1
 env = { ENVIRONMENT }
 retry = { attempts = 2, backoff = { first = "10ms", max = "10ms" } }
@@ -138,6 +137,8 @@ async fn ended_well(dispatcher: Process, expected: &[&str]) -> Vec<String> {
 
 /// What holds for a function in any language. `words`: what its error says in the dead letter.
 async fn it_works_as_a_native_handler_does(stage: Stage, words: &[&str]) {
+    let manifest = std::fs::read_to_string(stage.path("weft.toml")).unwrap();
+    std::fs::write(stage.path("weft.toml"), manifest.replace("slots = 1", "slots = 1\nkeep_alive = \"1s\"")).unwrap();
     let (endpoint, received) = receiver().await;
     let dispatcher = started(stage.dispatcher(&[]).env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)).await;
 
