@@ -40,7 +40,7 @@ mod route;
 #[path = "runtime/worker.rs"]
 mod worker;
 
-use current::{Current, Seen, most_memory};
+use current::{Current, Seen, Watched, most_memory};
 use function::Lambda;
 use libfuzzer_sys::{Corpus, fuzz_target};
 use weft_schemas::shape::Shape;

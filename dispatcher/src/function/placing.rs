@@ -229,7 +229,17 @@ impl Core {
         for key in worker.running.into_values() {
             // We killed it for another's sake or for a stop of ours.
             let outcome = if worker.killed { Outcome::Drained } else { crashed.clone() };
+            self.ran_until(&key, now);
             self.on_outcome(&key, outcome, Vec::new(), shared, now);
+        }
+    }
+
+    /// An attempt that its worker's end has ended, for who waits for it.
+    fn ran_until(&mut self, key: &Key, now: Now) {
+        if let Some(invocation) = self.invocations.get_mut(key)
+            && let Phase::Running(running) = &invocation.phase
+        {
+            invocation.took.ran = Some(now.mono.saturating_duration_since(running.began));
         }
     }
 

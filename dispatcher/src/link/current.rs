@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use weft_schemas::frame::InvocationId;
 
 /// What is kept of one invocation's lines, in bytes, as AWS has it.
 pub(crate) const TAIL_BYTES: usize = 4 * 1024;
@@ -36,7 +37,17 @@ pub(crate) struct Current {
 #[derive(Debug, Default)]
 struct Shared {
     name: Option<Arc<str>>,
+    /// The invocation, where its caller wants to see what it writes.
+    watched: Option<Watched>,
     tail: Tail,
+}
+
+/// An invocation whose caller wants to see what it writes.
+#[derive(Debug, Clone)]
+pub(crate) struct Watched {
+    pub(crate) id: InvocationId,
+    /// As in [`Seen::request`].
+    pub(crate) request: Option<Arc<str>>,
 }
 
 /// Who reads the worker's output: asked now and then to read all that is there, and to say when it has.
@@ -54,11 +65,19 @@ impl Current {
     }
 
     /// Another one is in its hands; `None`: several are.
-    pub(crate) fn set(&self, name: Option<Arc<str>>) {
+    pub(crate) fn set(&self, name: Option<Arc<str>>, watched: Option<Watched>) {
         let mut shared = self.shared();
         if name.is_none() || shared.name != name {
-            *shared = Shared { name, tail: Tail::default() };
+            *shared = Shared { name, watched, tail: Tail::default() };
         }
+    }
+
+    /// What a worker that is gone wrote of the last invocation that it had to itself, where somebody wants to see it. Whether
+    /// that was answered before is for the receiver to know.
+    pub(crate) fn last_words(&self) -> Option<(InvocationId, Seen)> {
+        let mut shared = self.shared();
+        let Watched { id, request } = shared.watched.take()?;
+        Some((id, Seen { request, log: shared.tail.text(), memory_mib: None }))
     }
 
     pub(crate) fn get(&self) -> Option<Arc<str>> {
@@ -127,21 +146,23 @@ mod tests {
     fn lines_are_those_of_the_one_invocation_in_hand_and_only_the_last_are_kept() {
         let (current, _asks) = Current::new();
         current.wrote(b"before any");
-        current.set(Some("a".into()));
+        current.set(Some("a".into()), None);
         current.wrote(b"one");
         current.wrote("zwei\u{e9}".as_bytes());
         assert_eq!((current.tail_of("a").as_str(), current.tail_of("b").as_str()), ("one\nzwei\u{e9}\n", ""));
         // Asked again for the one that it has, a runtime gets the same, and its lines stay.
-        current.set(Some("a".into()));
+        current.set(Some("a".into()), None);
         assert_eq!(current.tail_of("a"), "one\nzwei\u{e9}\n");
-        current.set(None);
+        current.set(None, None);
         current.wrote(b"somebody's");
         assert_eq!(current.tail_of("a"), "");
-        current.set(Some("b".into()));
+        current.set(Some("b".into()), Some(Watched { id: InvocationId(7), request: None }));
         current.wrote(&[b'x'; 3 * TAIL_BYTES]);
         current.wrote(b"end");
         let tail = current.tail_of("b");
         assert!(tail.len() == TAIL_BYTES && tail.ends_with("xx\nend\n"), "{} bytes", tail.len());
+        let last = current.last_words().map(|(id, seen)| (id.0, seen.log));
+        assert_eq!((last, current.last_words()), (Some((7, tail)), None));
     }
 
     #[test]

@@ -47,7 +47,14 @@ pub(super) async fn supervise(
 ) {
     let id = launch.id;
     let ending = match start(&launch, Instant::now(), frames, &events, &pid).await {
-        Ok(running) => running.run(launch.init_timeout, asks, &pid).await,
+        Ok(running) => {
+            let current = running.current.clone();
+            let ending = running.run(launch.init_timeout, asks, &pid).await;
+            if let Some((invocation, seen)) = current.last_words() {
+                let _ = events.send((id, FromWorker::Seen { id: invocation, seen })).await;
+            }
+            ending
+        }
         Err(error) => {
             let why = format!("{}: {error}", launch.program.path.display());
             Ending { ready: false, how: How::SpawnFailed(why), stderr_tail: String::new() }
@@ -70,6 +77,7 @@ struct Running {
     writer: Option<AbortOnDropHandle<()>>,
     output: AbortOnDropHandle<String>,
     output_stop: CancellationToken,
+    current: Current,
     hang_up: HangUp,
     /// Of a worker that does not end by itself when it has finished.
     drained: Option<Drained>,
@@ -143,7 +151,11 @@ async fn start(
         (None, None) => return Err(io::Error::other("the worker has no link")),
     };
     let output_stop = CancellationToken::new();
-    let labels = Labels { function: launch.start.function.clone(), worker: launch.start.worker.clone(), current };
+    let labels = Labels {
+        function: launch.start.function.clone(),
+        worker: launch.start.worker.clone(),
+        current: current.clone(),
+    };
     let most = confinement.output_bytes;
     let output = tokio::spawn(output::follow(labels, most, stdout, stderr, asks, output_stop.clone()));
     Ok(Running {
@@ -157,6 +169,7 @@ async fn start(
         writer,
         output: AbortOnDropHandle::new(output),
         output_stop,
+        current,
         hang_up,
         drained,
     })

@@ -8,7 +8,7 @@ use weft_schemas::frame::{InvocationId, Invoke, ToWorker};
 use weft_schemas::request::wants_log;
 
 use super::Seen;
-use super::current::{Current, most_memory};
+use super::current::{Current, Watched, most_memory};
 
 /// What goes to a worker and what comes back, as far as it tells whose the lines are. Clones share it.
 #[derive(Debug, Clone)]
@@ -49,13 +49,13 @@ impl Watch {
         let mut hands = self.hands();
         hands.all.insert(invoke.id);
         if hands.all.len() > 1 && hands.alone.take().is_some() {
-            self.current.set(None);
+            self.current.set(None, None);
         }
         if wants_log(&invoke.event) {
             hands.watched.insert(invoke.id);
             if hands.all.len() == 1 {
                 let name: Arc<str> = invoke.key.as_str().into();
-                self.current.set(Some(Arc::clone(&name)));
+                self.current.set(Some(Arc::clone(&name)), Some(Watched { id: invoke.id, request: None }));
                 hands.alone = Some((invoke.id, name));
             }
         }
@@ -76,7 +76,7 @@ impl Watch {
             Some((_, name)) => {
                 self.current.caught_up().await;
                 let log = self.current.tail_of(&name);
-                self.current.set(None);
+                self.current.set(None, None);
                 log
             }
             None => String::new(),

@@ -9,11 +9,15 @@ use super::system_stage::{LIMIT, Stage, invoke_api, one_json, record, stop};
 
 /// A function as it stands at AWS.
 const APP: &str = r#"
+import os
+
 def handler(event, context):
     for line in event["say"]:
         print(line)
     if event.get("fail"):
         raise ValueError("not with that")
+    if event.get("exit"):
+        os._exit(3)
     return context.aws_request_id
 "#;
 
@@ -123,5 +127,9 @@ async fn weft_invoke_prints_the_log_of_its_invocation_and_its_report() {
     assert!(stored.text().contains("Replayed: from the ledger"), "{}", stored.text());
     let failed = call(&["app", "-d", r#"{"say":["bye"],"fail":true}"#]).await.code(1);
     assert!(stderr(&failed).iter().any(|line| line == "bye"), "{}", failed.text());
+    let crashed = call(&["app", "-d", r#"{"say":["last words"],"exit":true}"#]).await.code(1);
+    let told = stderr(&crashed);
+    assert!(told[0].starts_with("START ") && told[1] == "last words" && told[2].starts_with("END "), "{told:?}");
+    assert!(crashed.stdout.concat().contains("Runtime.ExitError"), "{}", crashed.text());
     stop(dispatcher).await;
 }

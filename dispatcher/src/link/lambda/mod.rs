@@ -25,7 +25,7 @@ use std::path::Path;
 use weft_schemas::manifest::Function;
 
 use super::Seen;
-use super::current::{Current, most_memory};
+use super::current::{Current, Watched, most_memory};
 
 pub use function::Lambda;
 pub(super) use serve::{Bound, Drained, Ways, Whose, serve};

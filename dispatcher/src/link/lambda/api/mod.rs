@@ -24,12 +24,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use weft_schemas::frame::InvocationId;
-use weft_schemas::request::client_context;
+use weft_schemas::request::{client_context, wants_log};
 use weft_schemas::{ErrorInfo, FunctionName, Outcome};
 
 use super::machine::{Call, ExtensionEvent, Machine, Refused};
 use super::route::Route;
-use super::{Current, Lambda, Seen, answer};
+use super::{Current, Lambda, Seen, Watched, answer};
 use body::{MAX_SMALL_BYTES, Rejected, collect, discard};
 use extensions::{tell_extensions, unsupported};
 use reply::{Answer, accepted, plain, put, refused};
@@ -197,7 +197,14 @@ impl Api {
                 waits.await.map_err(|_| Refused::Transition { from: "gone", to: "asking for an invocation" })?
             }
         };
-        self.current.set(self.state().machine.only().cloned());
+        let only = self.state().machine.only().cloned();
+        let watched = match call.invokes.as_slice() {
+            [one] if only.is_some() && wants_log(&one.event) => {
+                Some(Watched { id: one.id, request: Some(Arc::clone(&call.request)) })
+            }
+            _ => None,
+        };
+        self.current.set(only, watched);
         Ok(self.invocation(&call))
     }
 
