@@ -103,6 +103,17 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_came_into_being_since_the_look_is_not_written_over() {
+        let folder = std::env::temp_dir().join(format!("weft-init-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(IGNORE.name), "mine").unwrap();
+        let refused = write(&folder, &IGNORE).unwrap_err();
+        assert!(refused.to_string().contains(IGNORE.name), "{refused}");
+        assert_eq!(fs::read_to_string(folder.join(IGNORE.name)).unwrap(), "mine");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
     fn the_runtime_client_is_the_one_that_the_tests_run() {
         let pinned = PYTHON.iter().find(|file| file.name == "requirements.txt").unwrap().text;
         let tested = include_str!("../../../tests/clients/requirements.txt");

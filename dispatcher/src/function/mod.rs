@@ -28,6 +28,8 @@ mod tests;
 mod timer;
 mod total;
 
+#[cfg(test)]
+pub(crate) use self::callers::FromCaller;
 pub(crate) use self::callers::{Door, Entry};
 pub(crate) use self::core::Took;
 pub(crate) use self::replies::{

@@ -10,6 +10,8 @@
 //! gets the answer of the first time. What is here is who waits, bounded in number and bytes.
 
 mod answer;
+#[cfg(test)]
+mod tests;
 mod waiting;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
