@@ -19,14 +19,28 @@ const STEP: u64 = 500_000;
 /// A statement failed; the disk may be full (ten million rows take 6 GB).
 pub async fn filled(servers: &Servers, rows: u64, expired: u64) -> Result<Address> {
     let ledger = fresh_ledger(servers).await?;
-    let sql = async |statement: String| weft_tests::sql(ledger.expose(), &statement).await.map_err(Fault);
+    insert(&ledger, 0..rows, expired).await?;
+    rested(&ledger).await?;
+    checkpoint(&ledger).await?;
+    Ok(ledger)
+}
+
+async fn sql(ledger: &Address, statement: &str) -> Result<()> {
+    weft_tests::sql(ledger.expose(), statement).await.map(drop).map_err(Fault)
+}
+
+/// Inserts the rows of these numbers as [`filled`] does, and tells how far it is.
+///
+/// # Errors
+/// A statement failed.
+pub async fn insert(ledger: &Address, numbers: std::ops::Range<u64>, expired: u64) -> Result<()> {
     let began = Instant::now();
     let function = child::NOOP;
-    let mut from = 0;
+    let (mut from, rows) = (numbers.start, numbers.end);
     while from < rows {
         let to = rows.min(from + STEP);
         let past = if expired == 0 { "false".to_owned() } else { format!("n % {expired} = 0") };
-        sql(format!(
+        let statement = format!(
             "set synchronous_commit = off;
              insert into weft.invocation
                  (function, key, state, attempt, crashes, epoch, fence, owner, incarnation, digest, first_seen_at,
@@ -38,16 +52,33 @@ pub async fn filled(servers: &Servers, rows: u64, expired: u64) -> Result<Addres
                     convert_to('{{\"entered_ns\":' || 100000000000000 + n || '}}', 'UTF8')
              from generate_series({}::bigint, {to}::bigint) n",
             from + 1
-        ))
-        .await?;
+        );
+        sql(ledger, &statement).await?;
         from = to;
         if rows > STEP {
             eprintln!("  {from} of {rows} rows after {:.0} s", began.elapsed().as_secs_f64());
         }
     }
-    sql(format!("insert into weft.tally (function, node, accepted) values ('{function}', 'bench-fill', {rows})"))
-        .await?;
-    sql("vacuum analyze weft.invocation".to_owned()).await?;
-    sql("checkpoint".to_owned()).await?;
-    Ok(ledger)
+    let new = rows.saturating_sub(numbers.start);
+    let tally = format!(
+        "insert into weft.tally as t (function, node, accepted) values ('{function}', 'bench-fill', {new})
+         on conflict (function, node) do update set accepted = t.accepted + excluded.accepted"
+    );
+    sql(ledger, &tally).await
+}
+
+/// What autovacuum would have done since.
+///
+/// # Errors
+/// The statement failed.
+pub async fn rested(ledger: &Address) -> Result<()> {
+    sql(ledger, "vacuum analyze weft.invocation").await
+}
+
+/// Writes everything of the server out: after it, the first change of each page puts the whole page into the WAL.
+///
+/// # Errors
+/// The statement failed.
+pub async fn checkpoint(ledger: &Address) -> Result<()> {
+    sql(ledger, "checkpoint").await
 }

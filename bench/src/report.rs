@@ -123,6 +123,8 @@ pub struct Ratios {
     pub burst_1000_vs_ten_spawns: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub growth_10m_vs_10k: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth_10m_vs_10k_after_checkpoint: Option<f64>,
 }
 
 impl Report {
@@ -191,6 +193,7 @@ impl Report {
             Part::Drain(drain) => self.drain = Some(drain),
             Part::Growth(growth) => {
                 ratios.growth_10m_vs_10k = Some(growth.ratio);
+                ratios.growth_10m_vs_10k_after_checkpoint = Some(growth.ratio_after_checkpoint);
                 self.growth = Some(growth);
             }
             Part::Sweep(sweep) => self.sweep = Some(sweep),

@@ -208,18 +208,28 @@ fn print_drain(drain: &Drain) {
 fn print_growth(growth: &Growth) {
     println!("\ngrowth: {} events a round", growth.events);
     println!(
-        "  {:>12}{:>12}{:>12}{:>14}{:>10}{:>10}{:>14}{:>14}",
-        "rows", "table MiB", "index MiB", "events/s p50", "min", "max", "warm p50 ms", "over smallest"
+        "  {:>12}{:>12}{:>12}{:>14}{:>10}{:>10}{:>14}{:>14}{:>18}",
+        "rows",
+        "table MiB",
+        "index MiB",
+        "events/s p50",
+        "min",
+        "max",
+        "warm p50 ms",
+        "over smallest",
+        "after checkpoint"
     );
     for size in &growth.sizes {
         let Spread { median, min, max } = size.events_per_second;
         println!(
-            "  {:>12}{:>12.0}{:>12.0}{median:>14.0}{min:>10.0}{max:>10.0}{:>14.3}{:>14.2}",
+            "  {:>12}{:>12.0}{:>12.0}{median:>14.0}{min:>10.0}{max:>10.0}{:>14.3}{:>14.2}{:>18.0}",
             size.rows,
             size.table_mib,
             size.index_mib,
             size.warm_us.p50 / 1e3,
-            size.over_smallest
+            size.over_smallest,
+            size.after_checkpoint.median
         );
     }
+    println!("  after a checkpoint the largest does {:.2} of the smallest", growth.ratio_after_checkpoint);
 }
