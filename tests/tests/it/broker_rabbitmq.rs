@@ -12,7 +12,7 @@ use weft_dispatcher::broker::{
 };
 use weft_process::secret::Address;
 use weft_schemas::{FunctionName, HeaderValue, Message};
-use weft_tests::{PrivateRabbit, Proxy, Vhost, rabbitmq};
+use weft_tests::{PrivateRabbit, Proxy, Vhost, poll, rabbitmq};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -90,6 +90,42 @@ async fn a_missing_source_is_named() {
     let message = Message { exchange: "shop.events".to_owned(), routing_key: "x".to_owned(), ..Message::default() };
     assert_eq!(broker.publish(&[message]).await, vec![Ok(())]);
     assert_eq!(next(&mut broker.subscribe(&queue(), 1).await.unwrap()).await.message.exchange, "shop.events");
+    broker.close().await;
+}
+
+/// Acks are kept for a moment, so that one frame says many; a delivery that runs on must not keep them for ever.
+#[tokio::test]
+async fn acks_are_written_although_an_older_delivery_runs_on() {
+    let vhost = rabbitmq().await;
+    let broker = connect(&vhost.amqp_url).await;
+    broker.declare(&topology(&["#"])).await.unwrap();
+    let left = async |count: u64| {
+        poll("so many are not settled", LIMIT, || async {
+            let depth = vhost.queue_depth("weft.fn.work").await;
+            if depth.as_ref().is_some_and(|depth| depth.ready + depth.unacked == count) { Ok(()) } else { Err(depth) }
+        })
+        .await;
+    };
+    let mut subscription = broker.subscribe(&queue(), 20).await.unwrap();
+    let mut oldest = Vec::new();
+    // The second time, it is known that the oldest takes long.
+    for round in 0..2 {
+        let ids = [0, 1, 2].map(|number| format!("{round}-{number}"));
+        let sent = broker.publish(&ids.map(|id| event("any", &id))).await;
+        assert!(sent.iter().all(Result::is_ok), "{sent:?}");
+        let mut newer = Vec::new();
+        for _ in 0..3 {
+            newer.push(next(&mut subscription).await.id);
+        }
+        if round == 0 {
+            oldest.push(newer.remove(0));
+        }
+        left(oldest.len() as u64 + newer.len() as u64).await;
+        subscription.acks.ack(newer);
+        left(1).await;
+    }
+    subscription.acks.ack(oldest);
+    left(0).await;
     broker.close().await;
 }
 

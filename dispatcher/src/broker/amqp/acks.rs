@@ -44,7 +44,7 @@ pub struct AckBook {
     generation: u64,
     /// At most the prefetch.
     tags: BTreeMap<u64, Tag>,
-    /// What the owner has decided since the last [`AckBook::take`].
+    /// What the owner has decided and no frame has said.
     decided: usize,
 }
 
@@ -87,14 +87,34 @@ impl AckBook {
         self.tags.len()
     }
 
+    /// Acks that [`AckBook::take_joined`] has kept.
+    pub fn kept(&self) -> usize {
+        self.decided
+    }
+
+    /// The oldest delivery that is not settled: after a take, the one that acks are kept behind.
+    pub fn oldest(&self) -> Option<u64> {
+        self.tags.keys().next().copied()
+    }
+
     /// Takes what has been decided as the fewest frames: the longest run of decided tags from the oldest on becomes at
     /// most one `multiple` ack (with its requeues before it), the rest are single.
     pub fn take(&mut self) -> Frames {
+        self.frames(true)
+    }
+
+    /// As [`AckBook::take`], but keeps the acks that would be single, behind a delivery that still runs: once that one is
+    /// decided, one `multiple` frame says all of them. To a quorum queue each frame is a command in its replicated log.
+    pub fn take_joined(&mut self) -> Frames {
+        self.frames(false)
+    }
+
+    fn frames(&mut self, singles: bool) -> Frames {
         let mut frames = Frames::default();
         if self.decided == 0 {
             return frames;
         }
-        self.decided = 0;
+        let mut kept = 0;
         // Past the first open tag no frame may be `multiple`.
         let mut prefix = true;
         let (mut last, mut acks) = (None, 0_usize);
@@ -109,10 +129,15 @@ impl AckBook {
                     last = Some(tag);
                     acks += 1;
                 }
-                Tag::Ack => frames.acks.push(Frame { tag, multiple: false }),
+                Tag::Ack if singles => frames.acks.push(Frame { tag, multiple: false }),
+                Tag::Ack => {
+                    kept += 1;
+                    return true;
+                }
             }
             false
         });
+        self.decided = kept;
         if let Some(tag) = last {
             frames.acks.insert(0, Frame { tag, multiple: acks > 1 });
         }
@@ -172,6 +197,27 @@ mod tests {
     }
 
     #[test]
+    fn an_ack_behind_a_delivery_that_runs_is_kept_for_a_joint_frame() {
+        let mut book = book(5);
+        book.ack(&[id(1), id(3), id(4)]);
+        assert_eq!((book.take_joined().acks, book.kept()), (vec![single(1)], 2));
+        assert_eq!((book.take_joined(), book.kept()), (Frames::default(), 2));
+        book.requeue(&[id(5)]);
+        assert_eq!((book.take_joined().requeues, book.kept()), (vec![single(5)], 2));
+        book.ack(&[id(2)]);
+        assert_eq!((book.take_joined().acks, book.kept()), (vec![Frame { tag: 4, multiple: true }], 0));
+        assert_eq!(book.outstanding(), 0);
+    }
+
+    #[test]
+    fn what_was_kept_can_still_be_said_one_by_one() {
+        let mut book = book(3);
+        book.ack(&[id(2), id(3)]);
+        assert!(book.take_joined().is_empty());
+        assert_eq!((book.take().acks, book.kept()), (vec![single(2), single(3)], 0));
+    }
+
+    #[test]
     fn a_requeue_is_written_before_the_ack_that_passes_over_it() {
         let mut book = book(3);
         book.ack(&[id(1), id(3)]);
@@ -202,18 +248,22 @@ mod tests {
         /// Whatever is decided in whatever order, a broker that applies the frames settles exactly what was decided.
         #[test]
         fn the_frames_settle_what_was_decided_and_nothing_else(
-            rounds in prop::collection::vec((1_u64..6, prop::collection::vec((any::<bool>(), 1_u64..40), 0..12)), 1..8)
+            rounds in prop::collection::vec(
+                (1_u64..6, prop::collection::vec((any::<bool>(), 1_u64..40), 0..12), any::<bool>()),
+                1..8,
+            )
         ) {
             let mut book = AckBook::new(7);
             let mut next = 1_u64;
             let mut unsettled = BTreeSet::new();
-            for (new, decisions) in rounds {
+            let mut kept = BTreeSet::new();
+            for (new, decisions, joined) in rounds {
                 for _ in 0..new {
                     book.delivered(next);
                     unsettled.insert(next);
                     next += 1;
                 }
-                let (mut acked, mut requeued) = (BTreeSet::new(), BTreeSet::new());
+                let (mut acked, mut requeued) = (std::mem::take(&mut kept), BTreeSet::new());
                 for (ack, tag) in decisions {
                     if !unsettled.contains(&tag) || acked.contains(&tag) || requeued.contains(&tag) {
                         continue;
@@ -226,7 +276,13 @@ mod tests {
                         requeued.insert(tag);
                     }
                 }
-                let frames = book.take();
+                let frames = if joined { book.take_joined() } else { book.take() };
+                if joined {
+                    let open = |tag: &u64| !acked.contains(tag) && !requeued.contains(tag);
+                    let first_open = unsettled.iter().copied().find(open).unwrap_or(u64::MAX);
+                    kept = acked.split_off(&first_open);
+                }
+                prop_assert_eq!(book.kept(), kept.len());
                 prop_assert!(frames.requeues.len() + frames.acks.len() <= acked.len() + requeued.len());
                 for (frames, expected) in [(&frames.requeues, &requeued), (&frames.acks, &acked)] {
                     let mut settled = BTreeSet::new();

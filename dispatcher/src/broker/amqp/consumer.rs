@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use weft_process::crash::{self, Point};
 use weft_schemas::Message;
 
-use super::acks::{AckBook, Frame};
+use super::acks::{AckBook, Frame, Frames};
 use super::connect::{Line, chain};
 use super::convert::{from_properties, short};
 use super::topology::code;
@@ -29,6 +29,10 @@ use crate::broker::{AckCommand, Delivery, DeliveryId};
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
 /// How long writing settles out may take before the channel counts as lost.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
+/// How long an ack waits for older deliveries, to be said with them in one frame.
+const KEPT: Duration = Duration::from_millis(5);
+/// From which prefetch on acks are kept for a joint frame: below it there is little to join, and each place counts.
+const KEPT_FROM: u16 = 16;
 /// A channel that lived so long is not one that the broker closes again and again.
 const STEADY: Duration = Duration::from_secs(10);
 
@@ -205,6 +209,8 @@ async fn consume(
     // Cancelled only to be consumed anew.
     let mut renewing = false;
     let mut batch = Vec::new();
+    let mut keep = Keep::default();
+    let mut kept = std::pin::pin!(tokio::time::sleep(KEPT));
     loop {
         if !streaming && held.is_empty() && stopping {
             *deliveries = None;
@@ -212,7 +218,7 @@ async fn consume(
         tokio::select! {
             biased;
             count = commands.recv_many(&mut batch, 1024) => {
-                let (Told { stop, resized }, written) = settle(wanted, &channel, &mut book, &mut batch).await;
+                let (Told { stop, resized }, written) = settle(wanted, &channel, &mut book, &mut batch, &keep, stopping).await;
                 if let Err(reason) = written {
                     // A stop that came with settles that could not be written is a stop all the same.
                     let end = lost(wanted, reason);
@@ -235,6 +241,17 @@ async fn consume(
                     close(&channel).await;
                     return End::Done;
                 }
+                let before = std::mem::replace(&mut keep.some, book.kept() > 0);
+                if keep.some && !before {
+                    kept.as_mut().reset(tokio::time::Instant::now() + KEPT);
+                }
+            }
+            () = &mut kept, if keep.some => {
+                keep = Keep { some: false, vain: book.oldest() };
+                if let Err(reason) = write(&channel, book.take()).await {
+                    let end = lost(wanted, reason);
+                    return if stopping { stopped(deliveries, end) } else { end };
+                }
             }
             () = wanted.closing.cancelled() => {
                 // What was decided before the close is still in the queue.
@@ -242,7 +259,7 @@ async fn consume(
                 while let Ok(command) = commands.try_recv() {
                     batch.push(command);
                 }
-                let _ = settle(wanted, &channel, &mut book, &mut batch).await;
+                let _ = settle(wanted, &channel, &mut book, &mut batch, &keep, true).await;
                 close(&channel).await;
                 return End::Done;
             }
@@ -260,7 +277,7 @@ async fn consume(
                         let ids: Vec<DeliveryId> = delivery.iter().chain(&held).map(|delivery| delivery.id).collect();
                         held.clear();
                         book.requeue(&ids);
-                        let mut done = write(&channel, &mut book).await;
+                        let mut done = write(&channel, book.take()).await;
                         if done.is_ok() && !stopping {
                             stopping = true;
                             done = cancel(&channel, &stream).await;
@@ -344,13 +361,25 @@ struct Told {
     resized: bool,
 }
 
+/// Whether acks are kept for a joint frame.
+#[derive(Debug, Default)]
+struct Keep {
+    /// Some are.
+    some: bool,
+    /// The delivery behind which they were kept in vain: it takes long. Each kept ack is a place in the prefetch, so
+    /// nothing is kept behind it again.
+    vain: Option<u64>,
+}
+
 /// Works off queued commands: one write for all of them, then the answers. Tells what else was among them, and how the
-/// write went.
+/// write went. Keeps what had better be said together, unless it is the `last` or too much is kept.
 async fn settle(
     wanted: &Wanted,
     channel: &Channel,
     book: &mut AckBook,
     batch: &mut Vec<AckCommand>,
+    keep: &Keep,
+    last: bool,
 ) -> (Told, Result<(), String>) {
     let mut told = Told::default();
     let mut flushes: Vec<oneshot::Sender<()>> = Vec::new();
@@ -366,7 +395,13 @@ async fn settle(
             AckCommand::Flush(done) => flushes.push(done),
         }
     }
-    let written = write(channel, book).await;
+    let prefetch = wanted.prefetch.load(Ordering::Relaxed);
+    let at_once = last || told.stop || !flushes.is_empty() || prefetch < KEPT_FROM;
+    let mut frames = if at_once { book.take() } else { book.take_joined() };
+    if book.oldest() == keep.vain || book.kept() > usize::from(prefetch) / 4 {
+        frames.acks.extend(book.take().acks);
+    }
+    let written = write(channel, frames).await;
     // Also after a failure: there is nothing left to wait for, and what was not written comes again.
     for done in flushes {
         let _ = done.send(());
@@ -374,8 +409,7 @@ async fn settle(
     (told, written)
 }
 
-async fn write(channel: &Channel, book: &mut AckBook) -> Result<(), String> {
-    let frames = book.take();
+async fn write(channel: &Channel, frames: Frames) -> Result<(), String> {
     if frames.is_empty() {
         return Ok(());
     }
