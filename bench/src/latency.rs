@@ -3,31 +3,22 @@
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::task::JoinHandle;
-use weft_dispatcher::Dispatcher;
-use weft_dispatcher::broker::Broker;
-use weft_dispatcher::status::{FunctionStats, Stats};
-use weft_ledger::{ClaimRequest, InvocationQuery, NodeSession, Verdict};
-use weft_process::report::Report;
-use weft_process::shutdown::Shutdown;
+use weft_ledger::{ClaimRequest, NodeSession, Verdict};
 use weft_schemas::{Digest, FunctionName, Key, NodeName};
 
 use crate::child::{self, Entered};
 use crate::clock::{micros_between, now_ns};
 use crate::fault::{Fault, Result, ensure};
 use crate::numbers::Percentiles;
-use crate::stage::{Servers, Shape, Stage, id, key, own_program};
-use crate::stamped::Stamped;
+use crate::running::{Done, Running};
+use crate::stage::{Servers, Shape, Stage, id, own_program};
 
 /// The longest that all samples of one kind may take.
 const LIMIT: Duration = Duration::from_secs(300);
-/// The longest that one event may take.
-const EVENT_LIMIT: Duration = Duration::from_secs(20);
 /// Warm samples for each cold one.
 const WARM_FACTOR: u32 = 10;
 /// About what an `Invoke` frame of the bench's event has.
@@ -70,10 +61,10 @@ async fn sample_cold(servers: &Servers, samples: u32) -> Result<Latency> {
     let mut sampled = Samples::default();
     for number in 0..samples {
         let floor = tokio::task::spawn_blocking(start_and_answer).await??;
-        running.until("no worker is left", |_, stats| stats.workers() == 0).await?;
-        sampled.add(floor, running.event(number).await?);
+        running.no_worker().await?;
+        sampled.add(floor, way(&running.event(number).await?)?);
     }
-    let cold_starts = running.numbers.cold_starts.load(Ordering::Relaxed);
+    let cold_starts = running.cold_starts();
     running.stop().await?;
     ensure(cold_starts == u64::from(samples), || format!("{cold_starts} of {samples} events waited for a worker"))?;
     Ok(sampled.into())
@@ -87,9 +78,9 @@ async fn sample_warm(servers: &Servers, samples: u32) -> Result<Latency> {
     floor.sample(0).await?;
     let mut sampled = Samples::default();
     for number in 1..=samples {
-        sampled.add(floor.sample(number).await?, running.event(number).await?);
+        sampled.add(floor.sample(number).await?, way(&running.event(number).await?)?);
     }
-    let cold_starts = running.numbers.cold_starts.load(Ordering::Relaxed);
+    let cold_starts = running.cold_starts();
     floor.session.leave().await?;
     running.stop().await?;
     ensure(cold_starts == 1, || format!("{cold_starts} events waited for a worker instead of the first alone"))?;
@@ -107,7 +98,7 @@ pub async fn warm_on(stage: Stage, from: u32, to: u32) -> Result<Percentiles> {
     running.event(from).await?;
     let mut sampled = Vec::new();
     for number in from + 1..to {
-        sampled.push(running.event(number).await?.received_to_entered);
+        sampled.push(way(&running.event(number).await?)?.received_to_entered);
     }
     running.stop().await?;
     Ok(Percentiles::of(sampled))
@@ -123,6 +114,17 @@ struct Samples {
 struct Way {
     received_to_entered: f64,
     published_to_entered: f64,
+}
+
+/// When its handler was entered is its result.
+fn way(done: &Done) -> Result<Way> {
+    let Entered { entered_ns } = serde_json::from_str(&done.result)?;
+    let Done { published_ns, received_ns, .. } = *done;
+    ensure(received_ns < entered_ns, || format!("times out of order: received {received_ns}, entered {entered_ns}"))?;
+    Ok(Way {
+        received_to_entered: micros_between(received_ns, entered_ns),
+        published_to_entered: micros_between(published_ns, entered_ns),
+    })
 }
 
 impl Samples {
@@ -213,75 +215,5 @@ impl WarmFloor {
         let took = micros_between(started, now_ns());
         ensure(matches!(verdicts[..], [Verdict::Run(_)]), || format!("a fresh key was answered with {verdicts:?}"))?;
         Ok(took)
-    }
-}
-
-/// A dispatcher that runs on a stage of its own.
-struct Running {
-    stage: Stage,
-    broker: Arc<Stamped>,
-    numbers: Arc<FunctionStats>,
-    stats: Stats,
-    shutdown: Shutdown,
-    task: JoinHandle<std::result::Result<(), Report>>,
-}
-
-impl Running {
-    async fn start(stage: Stage) -> Result<Self> {
-        let broker = Arc::new(Stamped::new(Arc::clone(&stage.broker), stage.queue()));
-        let dispatcher = Dispatcher::prepare(stage.config(Arc::clone(&broker) as Arc<dyn Broker>)?).await?;
-        let stats = dispatcher.stats();
-        let numbers = stats
-            .functions()
-            .get(&stage.function)
-            .cloned()
-            .ok_or_else(|| Fault("the dispatcher does not know its function".to_owned()))?;
-        let shutdown = Shutdown::manual();
-        let task = tokio::spawn(dispatcher.run(shutdown.clone()));
-        Ok(Self { stage, broker, numbers, stats, shutdown, task })
-    }
-
-    /// Publishes event `number`, waits until it is settled, and reads from the ledger when its handler was entered.
-    async fn event(&self, number: u32) -> Result<Way> {
-        let succeeded = self.numbers.succeeded.load(Ordering::Relaxed);
-        let published_ns = now_ns();
-        self.stage.publish(number, number + 1).await?;
-        self.until("the event is settled", |numbers, _| numbers.succeeded.load(Ordering::Relaxed) > succeeded).await?;
-        let received_ns = self.broker.received_ns();
-        let key = key(number)?;
-        let query = InvocationQuery {
-            function: Some(self.stage.function.clone()),
-            key: Some(key),
-            ..InvocationQuery::default()
-        };
-        let records = self.stage.ledger.invocations(&query).await?;
-        let result = records
-            .first()
-            .and_then(|record| record.result.as_deref())
-            .ok_or_else(|| Fault(format!("the ledger holds no result of {}", id(number))))?;
-        let Entered { entered_ns } = serde_json::from_str(result)?;
-        ensure(published_ns < received_ns && received_ns < entered_ns, || {
-            format!("times out of order: published {published_ns}, received {received_ns}, entered {entered_ns}")
-        })?;
-        Ok(Way {
-            received_to_entered: micros_between(received_ns, entered_ns),
-            published_to_entered: micros_between(published_ns, entered_ns),
-        })
-    }
-
-    async fn until(&self, what: &str, holds: impl Fn(&FunctionStats, &Stats) -> bool) -> Result<()> {
-        let end = Instant::now() + EVENT_LIMIT;
-        while !holds(&self.numbers, &self.stats) {
-            ensure(!self.task.is_finished(), || format!("the dispatcher ended while waiting until {what}"))?;
-            ensure(Instant::now() < end, || format!("waited in vain until {what}"))?;
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        Ok(())
-    }
-
-    async fn stop(self) -> Result<()> {
-        self.shutdown.drain.cancel();
-        self.task.await??;
-        Ok(())
     }
 }

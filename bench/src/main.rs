@@ -13,13 +13,16 @@ mod fill;
 mod floor;
 mod growth;
 mod idle;
+mod lambda;
 mod latency;
 mod limit;
 mod machine;
+mod noted;
 mod numbers;
 mod ours;
 mod peers;
 mod report;
+mod running;
 mod stage;
 mod stamped;
 mod svg;
@@ -45,7 +48,7 @@ use crate::stage::Servers;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// Every figure that has a budget: throughput, cold, warm, burst, idle, drain, growth
+    /// Every figure that has a budget: throughput, cold, warm, lambda, burst, idle, drain, growth
     All,
     /// Events per second end to end, with peers
     Throughput,
@@ -53,6 +56,8 @@ enum What {
     Cold,
     /// From an event to its handler, with a worker that waits
     Warm,
+    /// A Python function on AWS's client, with a worker to start and with one that waits
+    Lambda,
     /// From nothing to a thousand invocations at once
     Burst,
     /// Memory and wake-ups of a dispatcher with nothing to do
@@ -74,6 +79,7 @@ impl What {
             Self::Throughput => "throughput",
             Self::Cold => "cold",
             Self::Warm => "warm",
+            Self::Lambda => "lambda",
             Self::Burst => "burst",
             Self::Idle => "idle",
             Self::Growth => "growth",
@@ -90,7 +96,7 @@ impl What {
             Self::Throughput => 30,
             Self::Cold | Self::Warm | Self::Audit => 20,
             Self::Burst => 30,
-            Self::Idle => 60,
+            Self::Idle | Self::Lambda => 60,
             Self::Drain => 45,
             Self::Growth => 240,
             Self::Sweep => 240,
@@ -128,7 +134,7 @@ struct Args {
     /// Throughput: no peers
     #[arg(long)]
     no_peers: bool,
-    /// Cold: samples of each side (warm: ten times as many)
+    /// Cold, lambda: samples of each side (warm: ten times as many)
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     samples: u32,
     /// Burst: rounds of each side
@@ -220,6 +226,10 @@ impl Bench {
         .await;
         self.part(What::Cold, async move |servers| latency::cold(&servers, samples).await.map(Part::Cold)).await;
         self.part(What::Warm, async move |servers| latency::warm(&servers, samples).await.map(Part::Warm)).await;
+        self.part(What::Lambda, async move |servers| {
+            lambda::run(&servers, samples).await.map(|lambda| Part::Lambda(Box::new(lambda)))
+        })
+        .await;
         self.part(What::Burst, async move |servers| burst::run(&servers, args.bursts).await.map(Part::Burst)).await;
         self.part(What::Idle, async move |servers| idle::run(&servers, args.seconds).await.map(Part::Idle)).await;
         self.part(What::Drain, async move |servers| {

@@ -9,6 +9,7 @@ use crate::burst::Burst;
 use crate::drain::Drain;
 use crate::growth::Growth;
 use crate::idle::Idle;
+use crate::lambda::Lambda;
 use crate::latency::Latency;
 use crate::machine::Machine;
 use crate::peers::Peer;
@@ -21,6 +22,7 @@ pub enum Part {
     Throughput(Throughput),
     Cold(Latency),
     Warm(Latency),
+    Lambda(Box<Lambda>),
     Burst(Burst),
     Idle(Idle),
     Drain(Drain),
@@ -42,6 +44,8 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warm: Option<Latency>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub lambda: Option<Box<Lambda>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub burst: Option<Burst>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Idle>,
@@ -57,6 +61,15 @@ pub struct Report {
     /// From an event's receive to its handler, a worker to start for it; milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cold_p99_ms: Option<f64>,
+    /// A warm invocation of a Python function, from its claim until its response is taken; milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lambda_warm_p50_ms: Option<f64>,
+    /// The same with the claim before it; milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lambda_warm_received_p50_ms: Option<f64>,
+    /// A caller's round trip through the Invoke API; milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lambda_invoke_p50_ms: Option<f64>,
     /// Resident memory of `weft run` with ten functions and nothing to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_rss_mib: Option<f64>,
@@ -120,6 +133,12 @@ pub struct Ratios {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warm_p50_vs_floor: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub lambda_cold_p50_vs_floor: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lambda_cold_p99_vs_floor: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lambda_warm_p50_vs_floor: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub burst_1000_vs_ten_spawns: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub growth_10m_vs_10k: Option<f64>,
@@ -140,6 +159,7 @@ impl Report {
             throughput: None,
             cold: None,
             warm: None,
+            lambda: None,
             burst: None,
             idle: None,
             drain: None,
@@ -148,6 +168,9 @@ impl Report {
             audit: None,
             ratios: Ratios::default(),
             cold_p99_ms: None,
+            lambda_warm_p50_ms: None,
+            lambda_warm_received_p50_ms: None,
+            lambda_invoke_p50_ms: None,
             idle_rss_mib: None,
             loads: Vec::new(),
             left_out: Vec::new(),
@@ -181,6 +204,15 @@ impl Report {
             Part::Warm(warm) => {
                 ratios.warm_p50_vs_floor = Some(warm.ratio_p50);
                 self.warm = Some(warm);
+            }
+            Part::Lambda(lambda) => {
+                ratios.lambda_cold_p50_vs_floor = Some(lambda.cold.ratio_p50);
+                ratios.lambda_cold_p99_vs_floor = Some(lambda.cold.ratio_p99);
+                ratios.lambda_warm_p50_vs_floor = Some(lambda.warm.ratio_p50);
+                self.lambda_warm_p50_ms = Some(lambda.warm.claimed_to_taken_us.p50 / 1e3);
+                self.lambda_warm_received_p50_ms = Some(lambda.warm.received_to_taken_us.p50 / 1e3);
+                self.lambda_invoke_p50_ms = Some(lambda.warm.invoke_us.p50 / 1e3);
+                self.lambda = Some(lambda);
             }
             Part::Burst(burst) => {
                 ratios.burst_1000_vs_ten_spawns = Some(burst.ratio);

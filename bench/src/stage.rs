@@ -19,7 +19,8 @@ use crate::child;
 use crate::fault::{Fault, Result, ensure};
 
 pub const PREFIX: &str = "bench";
-const EVENT: &str = "bench.happened";
+/// The type of the bench's events.
+pub const EVENT: &str = "bench.happened";
 const SOURCE: &str = "/weft/bench";
 /// What differs from Postgres' own defaults, which are for a machine of 1 GiB; `pg_stat_statements` is asked by the sweep.
 const POSTGRES: &[&str] =
@@ -60,7 +61,7 @@ pub async fn fresh_ledger(servers: &Servers) -> Result<Address> {
 /// How the one function of a round is declared.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Registered by [`child::worker`].
+    /// Registered by [`child::worker`]; the function's name too.
     pub handler: &'static str,
     pub slots: u32,
     pub workers: u32,
@@ -87,10 +88,14 @@ impl Stage {
 
     /// As [`Self::fresh`], on a ledger that is there already.
     pub async fn on(servers: &Servers, shape: Shape, ledger_address: Address) -> Result<Self> {
+        Self::of(servers, shape, manifest(shape)?, ledger_address).await
+    }
+
+    /// As [`Self::on`], with a manifest whose one function has the name, and the bounds, that `shape` says.
+    pub async fn of(servers: &Servers, shape: Shape, manifest: Manifest, ledger_address: Address) -> Result<Self> {
         let vhost = servers.rabbit.vhost().await;
         let broker = Amqp::connect(&Address::new(vhost.amqp_url.as_str()), PREFIX).await?;
         let ledger = weft_ledger::open(ledger_address.expose()).await?;
-        let manifest = manifest(shape)?;
         broker.declare(&topology(PREFIX, &manifest)).await?;
         Ok(Self {
             vhost,
@@ -199,9 +204,9 @@ pub fn key(number: u32) -> Result<Key> {
     Ok(Key::new(format!("{SOURCE} {}", id(number)))?)
 }
 
-/// An event of about 300 bytes of JSON in CloudEvents binary mode.
-pub fn event(number: u32) -> Message {
-    let data = serde_json::json!({
+/// The data of event `number`: about 300 bytes of JSON.
+pub fn data(number: u32) -> serde_json::Value {
+    serde_json::json!({
         "order": id(number),
         "customer": { "id": format!("customer-{}", number % 997), "name": "Zoë Ångström", "country": "SE" },
         "items": [
@@ -210,7 +215,19 @@ pub fn event(number: u32) -> Message {
         ],
         "currency": "EUR",
         "note": "leave it with the neighbours if nobody is at home",
-    });
+    })
+}
+
+/// The whole event as one JSON object, as a function gets it.
+pub fn cloud_event(number: u32) -> serde_json::Value {
+    serde_json::json!({
+        "specversion": "1.0", "id": id(number), "source": SOURCE, "type": EVENT, "datacontenttype": "application/json",
+        "data": data(number),
+    })
+}
+
+/// An event in CloudEvents binary mode.
+pub fn event(number: u32) -> Message {
     let event = Event {
         id: id(number),
         source: SOURCE.to_owned(),
@@ -220,7 +237,7 @@ pub fn event(number: u32) -> Message {
         datacontenttype: Some("application/json".to_owned()),
         dataschema: None,
         extensions: std::collections::BTreeMap::new(),
-        data: data.to_string().into(),
+        data: data(number).to_string().into(),
     };
     event.to_message(&Names::new(PREFIX).events(), EVENT)
 }

@@ -3,6 +3,7 @@
 use crate::drain::Drain;
 use crate::growth::Growth;
 use crate::idle::Idle;
+use crate::lambda::Lambda;
 use crate::latency::Latency;
 use crate::numbers::{Percentiles, Spread};
 use crate::report::{Ratios, Report};
@@ -31,6 +32,9 @@ pub fn print(report: &Report) {
     }
     if let Some(warm) = &report.warm {
         print_latency("warm: event → handler, a worker waits", "claim + round trip", warm);
+    }
+    if let Some(lambda) = &report.lambda {
+        print_lambda(lambda);
     }
     if let Some(burst) = &report.burst {
         println!("\nburst: nothing → {} at once, {} workers of {} slots", burst.events, burst.workers, burst.slots);
@@ -103,6 +107,12 @@ fn print_budgets(report: &Report) {
         ("cold p50 over its floor", ratios.cold_p50_vs_floor, Some(Budget::Most(2.5))),
         ("cold p99 in ms", report.cold_p99_ms, Some(Budget::Most(10.0))),
         ("warm p50 over its floor", ratios.warm_p50_vs_floor, Some(Budget::Most(2.0))),
+        ("Python cold p50 over its floor", ratios.lambda_cold_p50_vs_floor, Some(Budget::Most(1.3))),
+        ("Python cold p99 over its floor", ratios.lambda_cold_p99_vs_floor, None),
+        ("Python warm p50 in ms, claimed → taken", report.lambda_warm_p50_ms, Some(Budget::Most(0.5))),
+        ("Python warm p50 over its floor", ratios.lambda_warm_p50_vs_floor, None),
+        ("Python warm p50 in ms, with the claim", report.lambda_warm_received_p50_ms, None),
+        ("Python Invoke API p50 in ms", report.lambda_invoke_p50_ms, None),
         ("burst to 1,000 over ten starts", ratios.burst_1000_vs_ten_spawns, Some(Budget::Most(5.0))),
         ("throughput at 10 M rows over 10 k", ratios.growth_10m_vs_10k, Some(Budget::Least(0.9))),
         ("idle resident MiB", report.idle_rss_mib, Some(Budget::Most(30.0))),
@@ -171,6 +181,24 @@ fn print_latency(title: &str, floor: &str, latency: &Latency) {
     print_percentiles("weft: received → entered", latency.received_to_entered_us);
     print_percentiles("weft: published → entered", latency.published_to_entered_us);
     println!("  ratio {:.2} at p50, {:.2} at p99", latency.ratio_p50, latency.ratio_p99);
+}
+
+fn print_lambda(Lambda { versions, cold, warm }: &Lambda) {
+    println!("\nlambda: a Python function, a worker to start for each, {} samples; {versions}", cold.floor_us.samples);
+    print_percentiles_head();
+    print_percentiles("floor: spawn → response", cold.floor_us);
+    print_percentiles("weft: received → response taken", cold.received_to_taken_us);
+    print_percentiles("  claimed → response taken", cold.claimed_to_taken_us);
+    print_percentiles("weft: published → settled", cold.published_to_settled_us);
+    println!("  ratio {:.2} at p50, {:.2} at p99", cold.ratio_p50, cold.ratio_p99);
+    println!("lambda: the same, a worker waits, {} samples", warm.floor_us.samples);
+    print_percentiles("floor: hand-out → response", warm.floor_us);
+    print_percentiles("weft: claimed → response taken", warm.claimed_to_taken_us);
+    print_percentiles("weft: received → response taken", warm.received_to_taken_us);
+    print_percentiles("weft: received → settled", warm.received_to_settled_us);
+    print_percentiles("weft: published → settled", warm.published_to_settled_us);
+    print_percentiles("weft: a call of the Invoke API", warm.invoke_us);
+    println!("  ratio {:.2} at p50 (claimed → response taken)", warm.ratio_p50);
 }
 
 fn print_idle(idle: &Idle) {

@@ -38,6 +38,12 @@ const RUST: Files = &[
     ("main.rs", include_str!("../../peers/rust/main.rs")),
 ];
 
+/// Not a peer: the function of the part `lambda`.
+const LAMBDA: Files = &[
+    ("requirements.txt", include_str!("../../peers/lambda/requirements.txt")),
+    ("app.py", include_str!("../../peers/lambda/app.py")),
+];
+
 /// Where the peers are.
 #[derive(Debug, Clone)]
 pub struct Home {
@@ -65,6 +71,10 @@ impl Home {
 
     pub fn rust(&self) -> PathBuf {
         self.folder.join("rust")
+    }
+
+    fn lambda(&self) -> PathBuf {
+        self.folder.join("lambda")
     }
 
     /// What programs of `peer` write; emptied at the start of each run.
@@ -103,16 +113,33 @@ pub async fn install(peers: &[Peer]) -> Result<(Home, Vec<Installed>, Vec<Absent
 }
 
 async fn python(home: &Home) -> Result<()> {
-    let folder = home.python();
-    if !write(&folder, PYTHON)? {
+    environment(&home.python(), PYTHON, "Celery and Dramatiq").await
+}
+
+/// A Python function on AWS's own client: its folder, with an environment `venv`, and the versions of both.
+///
+/// # Errors
+/// There is no Python here, or its packages are not to be had.
+pub async fn install_lambda() -> Result<(PathBuf, String)> {
+    let folder = Home::new()?.lambda();
+    environment(&folder, LAMBDA, "awslambdaric").await?;
+    let asked = "import platform, awslambdaric; print('Python', platform.python_version(), '· awslambdaric', awslambdaric.__version__)";
+    let line = Line::new(folder.join("venv/bin/python"), &folder).args(["-c", asked]);
+    let said = line.run(&folder.join("versions.log"), LIMIT).await?;
+    Ok((folder, said.trim().to_owned()))
+}
+
+/// A virtual environment `venv` in `folder`, beside `files`, with the packages of its `requirements.txt`.
+async fn environment(folder: &Path, files: Files, names: &str) -> Result<()> {
+    if !write(folder, files)? {
         return Ok(());
     }
-    eprintln!("installing Celery and Dramatiq into {}", folder.display());
+    eprintln!("installing {names} into {}", folder.display());
     let log = folder.join("install.log");
-    Line::new("python3", &folder).args(["-m", "venv", "--clear", "venv"]).run(&log, LIMIT).await?;
+    Line::new("python3", folder).args(["-m", "venv", "--clear", "venv"]).run(&log, LIMIT).await?;
     let pip = ["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-q", "-r", "requirements.txt"];
-    Line::new(folder.join("venv/bin/python"), &folder).args(pip).run(&log, LIMIT).await?;
-    done(&folder, PYTHON)
+    Line::new(folder.join("venv/bin/python"), folder).args(pip).run(&log, LIMIT).await?;
+    done(folder, files)
 }
 
 async fn node(home: &Home) -> Result<()> {

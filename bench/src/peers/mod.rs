@@ -10,7 +10,7 @@ mod round;
 use clap::ValueEnum;
 use serde::{Serialize, Serializer};
 
-pub use install::{Home, install};
+pub use install::{Home, install, install_lambda};
 pub use round::round;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
