@@ -1,6 +1,6 @@
 //! One function: from a delivery to its ack.
 //!
-//! [`task`] is the loop (select, handle, do); [`core`] the state it owns; [`intake`], [`placing`], [`scaling`], [`settling`], [`replies`], [`callers`],
+//! [`task`] is the loop (select, handle, do); [`core`] the state it owns, [`inputs`] what goes in and out; [`intake`], [`placing`], [`scaling`], [`settling`], [`replies`], [`callers`],
 //! [`refused`], [`outage`], [`caps`], [`rate`], [`total`], [`batch`], [`ordering`], [`deadline`] and [`stopping`] the rules, with no I/O
 //! in them.
 
@@ -10,6 +10,7 @@ mod callers;
 mod caps;
 pub(crate) mod core;
 mod deadline;
+mod inputs;
 mod intake;
 #[cfg(test)]
 mod model;
