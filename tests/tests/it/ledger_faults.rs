@@ -20,6 +20,9 @@ enum Truth {
     Undone,
 }
 
+/// Of the locks of the whole server, those of the test's own database: others run the same at the same time.
+const OWN: &str = "pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database())";
+
 /// A ledger, a way to it that breaks, and a hand that holds every commit which wrote to one table.
 struct Held {
     subject: Subject,
@@ -52,8 +55,10 @@ impl Held {
     /// Cuts the connection of the commit that waits.
     async fn cut(&mut self) -> i32 {
         let pid = weft_tests::poll("a commit waits", SOON, async || {
-            let waiting = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted";
-            self.subject.joiner().query(waiting, &[]).await.map_err(|error| error.to_string()).and_then(|rows| {
+            let held = format!(
+                "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted AND {OWN}"
+            );
+            self.subject.joiner().query(&held, &[]).await.map_err(|error| error.to_string()).and_then(|rows| {
                 rows.first().map(|row| row.get::<i64>("pid").unwrap()).ok_or_else(|| "nobody waits".to_owned())
             })
         })
@@ -218,8 +223,8 @@ async fn case_19_a_claim_that_is_held_up_while_the_sweep_passes_gets_a_higher_fe
         ledger.claim(&owner, &function(), &[request("a", "x"), request("k", "x")]).await.unwrap()
     });
     weft_tests::poll("the claim is held up", SOON, async || {
-        let waiting = "SELECT pid FROM pg_locks WHERE NOT granted";
-        let rows = subject.joiner().query(waiting, &[]).await.unwrap();
+        let waiting = format!("SELECT pid FROM pg_locks WHERE NOT granted AND {OWN}");
+        let rows = subject.joiner().query(&waiting, &[]).await.unwrap();
         if rows.is_empty() { Err("it does not wait") } else { Ok(()) }
     })
     .await;
